@@ -1,0 +1,381 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Page faults: anonymous memory, file pages with fault-around, copy on write. (mm/memory.c, mm/filemap.c)
+
+The specification, section 2.4. The caller holds mmap_lock for read. The answer is 0 or minus a signal.
+"""
+from fastmlock.flows.frame cimport *
+from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
+from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.filemap cimport *
+from fastmlock.mm.lru cimport *
+from fastmlock.mm.mlock cimport vma_counts_mlock
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.rmap cimport *
+from fastmlock.mm.vma cimport find_vma, vma_pages
+
+cdef enum:
+    FT_BEGIN = 0
+    FT_ZERO = 1
+    FT_ANON = 2
+    FT_ANON_SET = 3
+    FT_AROUND = 4
+    FT_AROUND_DONE = 5
+    FT_PAGE = 6
+    FT_PAGE_ADDED = 7
+    FT_PAGE_LOCKED = 8
+    FT_MAP = 9
+    FT_MAPPED = 10
+    FT_PTL_FREE = 11
+    FT_PAGE_FREE = 12
+    FT_COW_SET = 13
+    FT_WP = 14
+    FT_WP_DRAINED = 15
+    FT_COPY = 16
+    FT_COPY_SET = 17
+    FT_OLD_CLEARED = 18
+    FT_OLD_UNLOCKED = 19
+    FT_OLD_LOCKED = 20
+    FT_OLD_MUNLOCKED = 21
+    FT_OLD_DONE = 22
+    FT_OLD_PUT = 23
+    FT_UNLOCK = 24
+    FT_DONE = 25
+    FT_MKWRITE = 26
+    FT_MKWRITE_LOCKED = 27
+    FT_REUSE = 28
+    FT_PUT = 29
+
+
+cdef inline int base_prot(World *w, Vma *v) noexcept nogil:
+    """Flags of a fresh entry before any write: shared writable mappings of files that do not track writes are
+    writable at once, all others are not."""
+    if v.flags & VM_SHARED and v.flags & VM_WRITE and w.mappings[v.mapping].shmem:
+        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE
+    return PTE_PRESENT | PTE_YOUNG
+
+
+cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
+    """a = vma, b = vpn, c = FAULT_WRITE or 0. i = leaf, j = the page found (file or old), k = the new page,
+    d = position of fault-around, later a scratch."""
+    cdef uint32_t vma = <uint32_t>f.a
+    cdef Vma *v = &w.vmas[vma]
+    cdef int64_t vpn = f.b, pgoff
+    cdef int entry = <int>(vpn & 511)
+    cdef uint64_t pte
+    cdef uint32_t page
+    cdef int64_t first, last
+    cdef int called
+    cdef bint write = (f.c & FAULT_WRITE) != 0
+
+    if f.pc == FT_BEGIN:
+        work(w, WK_FAULT, 1)
+        f.i = alloc_leaf(w, v.mm, vpn)
+        if not f.i:
+            return REQ_ERROR
+        pte = pte_get(w, f.i, entry)
+        if pte & (PTE_SWAP | PTE_MIGRATION):
+            w.unsupported = F_FAULT
+            w.error = ERR_UNSUPPORTED
+            return REQ_ERROR
+        if pte & PTE_PRESENT:
+            if write and not pte & PTE_WRITE:
+                return ask(t, f, FT_WP, REQ_SPIN_LOCK, LK_PTL, f.i)
+            pte_flags(w, f.i, entry, PTE_YOUNG | (PTE_DIRTY if write else 0), 0)
+            return ret(t, 0)
+        if not v.mapping:
+            if not write:
+                return ask(t, f, FT_ZERO, REQ_SPIN_LOCK, LK_PTL, f.i)
+            if not anon_vma_prepare(w, vma):
+                return REQ_ERROR
+            f.k = alloc_page(w, cpu_node(w, t.cpu), 0)
+            if not f.k:
+                return REQ_ERROR
+            return ask(t, f, FT_ANON, REQ_SPIN_LOCK, LK_PTL, f.i)
+        if not write:
+            f.d = -1
+            return ask(t, f, FT_AROUND, REQ_SPIN_LOCK, LK_PTL, f.i)
+        f.pc = FT_PAGE
+
+    # ---- anonymous memory
+    if f.pc == FT_ZERO:
+        if pte_get(w, f.i, entry) == 0:
+            pte_set(w, f.i, entry, mk_pte(w.zero_page, PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL), 0, 0)
+        return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+    if f.pc == FT_ANON:
+        if pte_get(w, f.i, entry):
+            free_page(w, f.k)
+            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+        page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
+        w.pages[f.k].flags |= PG_anon_exclusive
+        w.mms[v.mm].rss += 1
+        called = lru_cache_add_inactive_or_unevictable(w, t, f, FT_ANON_SET, f.k, v)
+        if called != -1:
+            return called
+        f.pc = FT_ANON_SET
+    if f.pc == FT_ANON_SET:
+        pte_set(w, f.i, entry, mk_pte(f.k, PTE_PRESENT | PTE_YOUNG | PTE_DIRTY
+                                      | (PTE_WRITE if v.flags & VM_WRITE else 0)), 0, 0)
+        return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+
+    # ---- fault-around: cached pages of the 64 KiB window, within vma, table and file
+    if f.pc == FT_AROUND:
+        first = max(vpn & ~<int64_t>(FAULT_AROUND - 1), v.start)
+        last = min(min((vpn | 511), v.end - 1), first + FAULT_AROUND - 1)
+        if f.d < 0:
+            f.d = first
+        while f.d <= last:
+            pgoff = f.d - v.start + v.pgoff
+            f.d += 1
+            work(w, WK_PTE, 1)
+            page = find_get_page(w, v.mapping, pgoff)
+            if (not page or pgoff >= w.mappings[v.mapping].size or test(w, page, PG_locked)
+                    or pte_get(w, f.i, <int>((f.d - 1) & 511))):
+                continue
+            get_page(w, page)
+            page_add_file_rmap(w, t.cpu, page)
+            w.mms[v.mm].rss += 1
+            pte_set(w, f.i, <int>((f.d - 1) & 511), mk_pte(page, base_prot(w, v)), v.mapping, pgoff)
+            if w.tr.p04 and vma_counts_mlock(w, v, page):
+                called = mlock_page(w, t, f, FT_AROUND, page)
+                if called != -1:
+                    return called
+        return ask(t, f, FT_AROUND_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+    if f.pc == FT_AROUND_DONE:
+        if pte_get(w, f.i, entry):
+            return ret(t, 0)
+        f.pc = FT_PAGE
+
+    # ---- the file's page: from the page cache, or made
+    if f.pc == FT_PAGE:
+        pgoff = linear_page_index(v, vpn)
+        if pgoff >= w.mappings[v.mapping].size:
+            return ret(t, -SIGBUS)
+        if write and not v.flags & VM_SHARED:
+            if not anon_vma_prepare(w, vma):
+                return REQ_ERROR
+            f.k = alloc_page(w, cpu_node(w, t.cpu), 0)
+            if not f.k:
+                return REQ_ERROR
+        f.j = find_get_page(w, v.mapping, pgoff)
+        if f.j:
+            get_page(w, f.j)
+            return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
+        if not w.mappings[v.mapping].shmem:
+            if f.k:
+                free_page(w, f.k)
+                f.k = 0
+            return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff)
+        f.j = shmem_alloc(w, t.cpu, v.mapping, pgoff)
+        if not f.j:
+            return REQ_ERROR
+        get_page(w, f.j)
+        w.pages[f.j].flags |= PG_locked
+        f.pc = FT_PAGE_LOCKED
+        if lru_cache_add(w, t.cpu, f.j):
+            return call(w, t, f, FT_PAGE_LOCKED, F_PVEC, t.cpu, PVEC_LRU_ADD)
+    if f.pc == FT_PAGE_FREE:
+        f.pc = FT_BEGIN                 # the pages are there now: look again, from the start
+        f.j = 0
+        return REQ_NONE
+    if f.pc == FT_PAGE_LOCKED:
+        if write and not v.flags & VM_SHARED:
+            work(w, WK_COPY, 1)
+        elif write and not w.mappings[v.mapping].shmem:
+            w.pages[f.j].flags |= PG_dirty      # page_mkwrite
+        return ask(t, f, FT_MAP, REQ_SPIN_LOCK, LK_PTL, f.i)
+    if f.pc == FT_MAP:
+        if pte_get(w, f.i, entry):
+            if f.k:
+                free_page(w, f.k)
+            return ask(t, f, FT_PTL_FREE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+        w.mms[v.mm].rss += 1
+        if f.k:
+            page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
+            w.pages[f.k].flags |= PG_anon_exclusive
+            called = lru_cache_add_inactive_or_unevictable(w, t, f, FT_COW_SET, f.k, v)
+            if called != -1:
+                return called
+            f.pc = FT_COW_SET
+        else:
+            get_page(w, f.j)
+            page_add_file_rmap(w, t.cpu, f.j)
+            pte_set(w, f.i, entry, mk_pte(f.j, base_prot(w, v)
+                                          | (PTE_WRITE | PTE_DIRTY if write else 0)),
+                    v.mapping, linear_page_index(v, vpn))
+            if w.tr.p04 and vma_counts_mlock(w, v, f.j):
+                called = mlock_page(w, t, f, FT_MAPPED, f.j)
+                if called != -1:
+                    return called
+            f.pc = FT_MAPPED
+    if f.pc == FT_COW_SET:
+        pte_set(w, f.i, entry, mk_pte(f.k, PTE_PRESENT | PTE_YOUNG | PTE_DIRTY
+                                      | (PTE_WRITE if v.flags & VM_WRITE else 0)), 0, 0)
+        f.pc = FT_MAPPED
+    if f.pc == FT_MAPPED:
+        if write and v.flags & VM_SHARED:
+            w.pages[f.j].flags |= PG_dirty      # fault_dirty_shared_page
+        return ask(t, f, FT_PTL_FREE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+    if f.pc == FT_PTL_FREE:
+        return ask(t, f, FT_PUT, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
+    if f.pc == FT_PUT:
+        if put_page_testzero(w, f.j):
+            return call(w, t, f, FT_DONE, F_FREE_PAGE, f.j)
+        return ret(t, 0)
+
+    # ---- write to a present entry that does not allow it
+    if f.pc == FT_WP:
+        pte = pte_get(w, f.i, entry)
+        if not pte & PTE_PRESENT or pte & PTE_WRITE:
+            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+        f.j = 0 if pte & PTE_SPECIAL else pte_pfn(pte)
+        if f.j and v.flags & VM_SHARED:
+            if w.mappings[v.mapping].shmem:
+                pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
+                w.pages[f.j].flags |= PG_dirty
+                return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+            get_page(w, f.j)
+            return ask(t, f, FT_MKWRITE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+        if f.j and w.pages[f.j].flags & PG_anon:
+            if w.tr.anon_exclusive and w.pages[f.j].flags & PG_anon_exclusive:
+                f.pc = FT_REUSE
+            elif w.tr.cow_reuse_refcount and w.pages[f.j].refcount <= 3 and not test(w, f.j, PG_lru):
+                return call(w, t, f, FT_WP_DRAINED, F_DRAIN, t.cpu)
+            else:
+                f.pc = FT_WP_DRAINED
+        else:
+            f.pc = FT_COPY
+    if f.pc == FT_WP_DRAINED:
+        if w.pages[f.j].refcount == 1 and w.pages[f.j].mapcount == 1 and not test(w, f.j, PG_locked):
+            f.pc = FT_REUSE
+        else:
+            f.pc = FT_COPY
+    if f.pc == FT_REUSE:
+        w.pages[f.j].flags |= PG_anon_exclusive
+        w.pages[f.j].mapping = v.anon_vma       # page_move_anon_rmap
+        pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
+        return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+    if f.pc == FT_COPY:
+        if f.j:
+            get_page(w, f.j)
+        if not anon_vma_prepare(w, vma):
+            return REQ_ERROR
+        f.k = alloc_page(w, cpu_node(w, t.cpu), 0)
+        if not f.k:
+            return REQ_ERROR
+        if f.j:
+            work(w, WK_COPY, 1)
+        # the copy is made without the lock and the entry looked at again under it; nothing else can have
+        # changed it meanwhile in this model, so the lock is kept
+        page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
+        w.pages[f.k].flags |= PG_anon_exclusive
+        if not f.j:
+            w.mms[v.mm].rss += 1
+        called = lru_cache_add_inactive_or_unevictable(w, t, f, FT_COPY_SET, f.k, v)
+        if called != -1:
+            return called
+        f.pc = FT_COPY_SET
+    if f.pc == FT_COPY_SET:
+        pte_set(w, f.i, entry, mk_pte(f.k, PTE_PRESENT | PTE_YOUNG | PTE_DIRTY
+                                      | (PTE_WRITE if v.flags & VM_WRITE else 0)), 0, 0)
+        if not f.j:
+            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+        f.pc = FT_OLD_CLEARED
+        if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
+            return call(w, t, f, FT_OLD_CLEARED, F_CLEAR_MLOCK, f.j)
+    if f.pc == FT_OLD_CLEARED:
+        if w.tr.p04 and vma_counts_mlock(w, v, f.j):
+            called = munlock_page(w, t, f, FT_UNLOCK, f.j)
+            if called != -1:
+                return called
+        f.pc = FT_UNLOCK
+    if f.pc == FT_UNLOCK:
+        return ask(t, f, FT_OLD_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+    if f.pc == FT_OLD_UNLOCKED:
+        if not w.tr.p04 and v.flags & VM_LOCKED:
+            return ask(t, f, FT_OLD_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
+        f.pc = FT_OLD_DONE
+    if f.pc == FT_OLD_LOCKED:
+        if test(w, f.j, PG_mlocked):
+            return call(w, t, f, FT_OLD_MUNLOCKED, F_MUNLOCK_PAGE, f.j)
+        f.pc = FT_OLD_MUNLOCKED
+    if f.pc == FT_OLD_MUNLOCKED:
+        return ask(t, f, FT_OLD_DONE, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
+    if f.pc == FT_OLD_DONE:
+        w.pages[f.j].refcount -= 1          # the entry's reference; the fault's own follows
+        if put_page_testzero(w, f.j):
+            return call(w, t, f, FT_DONE, F_FREE_PAGE, f.j)
+        return ret(t, 0)
+
+    # ---- shared file pages whose first write the filesystem wants to know of
+    if f.pc == FT_MKWRITE:
+        return ask(t, f, FT_MKWRITE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
+    if f.pc == FT_MKWRITE_LOCKED:
+        w.pages[f.j].flags |= PG_dirty
+        pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
+        return ask(t, f, FT_PUT, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
+    return ret(t, 0)
+
+
+cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
+    """A process reads or writes (c) one byte of each of b pages from vpn a on; ends at a signal. i = pages done,
+    j = vma, d = a fault was taken."""
+    cdef uint32_t leaf, vma
+    cdef uint64_t pte
+    cdef Vma *v
+    if f.pc == 1:
+        f.j = find_vma(w, t.mm, f.a + f.i)
+        if f.j and w.vmas[f.j].start <= f.a + f.i:
+            v = &w.vmas[f.j]
+            if v.flags & (VM_WRITE if f.c else (VM_READ | VM_WRITE | VM_EXEC)):
+                return call(w, t, f, 2, F_FAULT, f.j, f.a + f.i, FAULT_WRITE if f.c else 0)
+        t.res = -SIGSEGV
+        f.pc = 2
+    if f.pc == 2:
+        f.d = t.res
+        return ask(t, f, 3, REQ_UP_READ, LK_MMAP, t.mm)
+    if f.pc == 3:
+        if f.d < 0:
+            t.sig = <int>-f.d
+            return sysret(t, f.i, 0)
+    while f.i < f.b:
+        leaf = find_leaf(w, t.mm, f.a + f.i)
+        pte = pte_get(w, leaf, <int>((f.a + f.i) & 511)) if leaf else 0
+        if not pte & PTE_PRESENT or f.c and not pte & PTE_WRITE or not accessible(w, t, f.a + f.i):
+            return ask(t, f, 1, REQ_DOWN_READ, LK_MMAP, t.mm)
+        pte_flags(w, leaf, <int>((f.a + f.i) & 511), PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
+        f.i += 1
+    return sysret(t, f.i, 0)
+
+
+cdef inline bint accessible(World *w, Task *t, int64_t vpn) noexcept nogil:
+    """PROT_NONE keeps its entries but nobody may use them."""
+    cdef uint32_t vma = find_vma(w, t.mm, vpn)
+    return vma != 0 and (w.vmas[vma].flags & (VM_READ | VM_WRITE | VM_EXEC)) != 0
+
+
+# ---- reading a file's pages in
+cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
+    """Missing pages about page b of mapping a are made, read and queued for the LRU: a fault's read-around of 32, half
+    of them in front, or (c) so many from b on. i = position, j = end."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef uint32_t page
+    if f.pc == 0:
+        f.i = <int32_t>(f.b if f.c else max(<int64_t>0, f.b - 16))
+        f.j = <int32_t>min(<int64_t>f.i + (f.c if f.c else 32), m.size)
+        f.pc = 1
+    while f.i < f.j:
+        f.i += 1
+        if find_get_page(w, <uint32_t>f.a, f.i - 1):
+            continue
+        page = add_to_page_cache(w, t.cpu, <uint32_t>f.a, f.i - 1)
+        if not page:
+            return REQ_ERROR
+        if lru_cache_add(w, t.cpu, page):
+            return call(w, t, f, 1, F_PVEC, t.cpu, PVEC_LRU_ADD)
+    return ret(t, 0)
+
+
+cdef void register(flow_fn *table) noexcept:
+    table[<int>F_FAULT] = handle_mm_fault
+    table[<int>F_TOUCH] = touch_pages
+    table[<int>F_READAHEAD] = read_ahead

@@ -1,0 +1,281 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Files from the outside: write, read, truncate, hole punch, fadvise, drop_caches. (mm/filemap.c, mm/truncate.c)
+
+The specification, section 2.8, and the recordings.
+"""
+from fastmlock.flows.frame cimport *
+from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.filemap cimport *
+from fastmlock.mm.interval_tree cimport tree_next
+from fastmlock.mm.lru cimport *
+from fastmlock.mm.vma cimport vma_pages
+
+cdef enum:
+    FILE_SYNCED = 1             # the pages are clean afterwards
+    ZAP_KEEP_COWED = 1
+
+
+cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
+    """pwrite page by page: c pages of mapping a from b on; d = FILE_SYNCED. A page that tmpfs makes is born
+    referenced, one it finds is marked accessed; for a disk file a write is no access."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef uint32_t page
+    while f.i < f.c:
+        page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
+        f.i += 1
+        m.size = max(m.size, f.b + f.i)
+        if page:
+            if not f.d & FILE_SYNCED:
+                w.pages[page].flags |= PG_dirty
+            if m.shmem and mark_page_accessed(w, t.cpu, page):
+                return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
+            continue
+        page = shmem_alloc(w, t.cpu, <uint32_t>f.a, f.b + f.i - 1) if m.shmem \
+            else add_to_page_cache(w, t.cpu, <uint32_t>f.a, f.b + f.i - 1)
+        if not page:
+            return REQ_ERROR
+        if m.shmem:
+            w.pages[page].flags |= PG_referenced
+        if not f.d & FILE_SYNCED:
+            w.pages[page].flags |= PG_dirty
+        if lru_cache_add(w, t.cpu, page):
+            return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_LRU_ADD)
+    return sysret(t, f.i, 0)
+
+
+cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
+    """pread page by page. A page is marked accessed unless the read before is taken to have ended in it; a hole of
+    tmpfs is read as zeroes without making a page. k = page whose mark waits."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef uint32_t page
+    while f.i < f.c and f.b + f.i < m.size:
+        page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
+        if not page and not m.shmem:
+            return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 4)
+        f.i += 1
+        if not page:
+            continue
+        w.pages[page].flags &= ~<uint32_t>PG_readahead
+        if m.shmem or m.prev_pos != f.b + f.i:
+            m.prev_pos = f.b + f.i + (0 if w.tr.pread_marks_next else 1)
+            if mark_page_accessed(w, t.cpu, page):
+                return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
+        m.prev_pos = f.b + f.i + (0 if w.tr.pread_marks_next else 1)
+    return sysret(t, f.i, 0)
+
+
+# ---- unmap_mapping_range
+cdef enum:
+    ZF_NEXT = 1
+    ZF_DRAINED = 2
+    ZF_ZAPPED = 3
+    ZF_FLUSHED = 4
+    ZF_DONE = 5
+
+
+cdef int unmap_mapping_range(World *w, Task *t, Frame *f) noexcept nogil:
+    """Zaps pages [b, c) of mapping a from every vma that maps them, i_mmap_rwsem held throughout (for write up to
+    5.17, for read from 5.18). d = ZAP_KEEP_COWED. i = tree node, j, k = the vma's range, as offsets."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef Vma *v
+    cdef int64_t visits = 0, start, end
+    if f.pc == 0:
+        if not m.root:
+            return ret(t, 0)
+        return ask(t, f, ZF_NEXT, REQ_DOWN_READ if w.tr.i_mmap_read_truncate else REQ_DOWN_WRITE, LK_I_MMAP,
+                   <uint32_t>f.a)
+    if f.pc == ZF_NEXT:
+        f.i = next_overlap(w, m.root, f.i, f.b, f.c - 1)
+        if not f.i:
+            return ask(t, f, ZF_DONE, REQ_UP_READ if w.tr.i_mmap_read_truncate else REQ_UP_WRITE, LK_I_MMAP,
+                       <uint32_t>f.a)
+        work(w, WK_RMAP_VMA, 1)
+        f.pc = ZF_DRAINED
+        if w.tr.munmap_drains:
+            return call(w, t, f, ZF_DRAINED, F_DRAIN, t.cpu)
+    if f.pc == ZF_DRAINED:
+        v = &w.vmas[w.nodes[f.i].vma]
+        start = v.start + max(f.b - v.pgoff, 0)
+        end = v.start + min(f.c - v.pgoff, vma_pages(v))
+        return call(w, t, f, ZF_ZAPPED, F_ZAP, w.nodes[f.i].vma, start, end, f.d)
+    if f.pc == ZF_ZAPPED:
+        return call(w, t, f, ZF_NEXT, F_FLUSH, 0)
+    return ret(t, 0)
+
+
+cdef uint32_t next_overlap(World *w, uint32_t root, uint32_t after, int64_t first, int64_t last) noexcept nogil:
+    """Next node in tree order that overlaps [first, last]: the plain in-order walk."""
+    cdef uint32_t node = after, child
+    if not node:
+        node = root
+        while node and w.nodes[node].left:
+            node = w.nodes[node].left
+    else:
+        node = successor(w, node)
+    while node and not (w.nodes[node].first <= last and w.nodes[node].last >= first):
+        node = successor(w, node)
+    return node
+
+
+cdef uint32_t successor(World *w, uint32_t node) noexcept nogil:
+    cdef uint32_t parent
+    if w.nodes[node].right:
+        node = w.nodes[node].right
+        while w.nodes[node].left:
+            node = w.nodes[node].left
+        return node
+    parent = w.nodes[node].parent
+    while parent and w.nodes[parent].right == node:
+        node = parent
+        parent = w.nodes[node].parent
+    return parent
+
+
+# ---- truncation and invalidation, a pagevec at a time
+cdef enum:
+    TR_UNMAPPED = 1
+    TR_GATHER = 2
+    TR_PAGE = 3
+    TR_PAGE_LOCKED = 4
+    TR_PAGE_UNMAPPED = 5
+    TR_PAGE_UNLOCKED = 6
+    TR_DRAINED = 7
+    TR_RELEASED = 8
+    TR_AGAIN = 9
+
+
+cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
+    """Pages [b, c) of mapping a go. d = the new size in pages (truncate: private copies go too, and the range is
+    unmapped once more behind it), or -1 (hole punch: they stay). i = position, relative to b, j = batch entry."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef int ti = task_index(w, t)
+    cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
+    cdef uint32_t page
+    cdef int64_t end = min(f.c, m.capacity)
+    cdef int keep = ZAP_KEEP_COWED if f.d < 0 else 0
+    if f.pc == 0:
+        if f.d >= 0:
+            if f.d >= m.size:
+                m.size = f.d
+                return sysret(t, 0, 0)
+            m.size = f.d
+        return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
+    while True:
+        if f.pc == TR_GATHER:
+            while f.b + f.i < end and pv.nr < 15:
+                page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
+                f.i += 1
+                if page:
+                    get_page(w, page)
+                    pv.page[pv.nr] = page
+                    pv.nr += 1
+            f.j = 0
+            f.pc = TR_PAGE
+            if not pv.nr:
+                if f.d >= 0:
+                    return call(w, t, f, TR_AGAIN, F_ZAP_FILE, f.a, f.b, f.c, 0)
+                return sysret(t, 0, 0)
+        if f.pc == TR_PAGE:
+            if f.j < pv.nr:
+                return ask(t, f, TR_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, pv.page[f.j])
+            f.pc = TR_DRAINED
+            return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
+        if f.pc == TR_PAGE_LOCKED:
+            page = pv.page[f.j]
+            f.pc = TR_PAGE_UNMAPPED
+            if w.pages[page].mapcount:
+                return call(w, t, f, TR_PAGE_UNMAPPED, F_ZAP_FILE, f.a, w.pages[page].index, w.pages[page].index + 1,
+                            ZAP_KEEP_COWED)
+        if f.pc == TR_PAGE_UNMAPPED:
+            page = pv.page[f.j]
+            w.pages[page].flags &= ~<uint32_t>PG_dirty
+            delete_from_page_cache(w, <uint32_t>f.a, w.pages[page].index)
+            w.pages[page].refcount -= 1             # the cache's; the batch holds another
+            f.j += 1
+            return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        if f.pc == TR_DRAINED:
+            return call(w, t, f, TR_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
+        if f.pc == TR_RELEASED:
+            pv.nr = 0
+            f.pc = TR_GATHER
+        if f.pc == TR_AGAIN:
+            return sysret(t, 0, 0)
+
+
+cdef enum:
+    IV_GATHER = 1
+    IV_PAGE = 2
+    IV_DRAINED = 3
+    IV_RELEASED = 4
+    IV_DRAINED_ALL = 5
+
+
+cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
+    """invalidate_mapping_pages over [b, c): clean, unmapped pages that nobody else holds leave the cache; the others
+    are deactivated. d = 1: fadvise, which drains first, and everywhere before a second try. i = position, j = batch
+    entry, k = pages that stayed."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef int ti = task_index(w, t)
+    cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
+    cdef int64_t end = min(f.c, m.capacity)
+    cdef uint32_t page
+    cdef Page *p
+    if f.pc == 0:
+        if m.shmem:
+            return sysret(t, 0, 0)              # no backing device: nothing can be dropped
+        f.pc = IV_GATHER
+        if f.d:
+            for f.i in range(<int>f.b, <int>min(f.c, m.size)):
+                page = find_get_page(w, <uint32_t>f.a, f.i)
+                if page:
+                    w.pages[page].flags &= ~<uint32_t>PG_dirty     # written back first
+            f.i = 0
+            return call(w, t, f, IV_GATHER, F_DRAIN, t.cpu)
+    while True:
+        if f.pc == IV_GATHER:
+            while f.b + f.i < end and pv.nr < 15:
+                page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
+                f.i += 1
+                if page:
+                    get_page(w, page)
+                    pv.page[pv.nr] = page
+                    pv.nr += 1
+            f.j = 0
+            f.pc = IV_PAGE
+            if not pv.nr:
+                if f.d and f.k:
+                    f.d = 0
+                    f.i = 0
+                    return call(w, t, f, IV_DRAINED_ALL, F_DRAIN_ALL, 0)
+                return sysret(t, 0, 0)
+        if f.pc == IV_PAGE:
+            while f.j < pv.nr:
+                page = pv.page[f.j]
+                p = &w.pages[page]
+                f.j += 1
+                if p.flags & (PG_dirty | PG_locked) or p.mapcount or p.refcount > 2:
+                    f.k += 1
+                    # deactivate_file_page: not for unevictable pages
+                    if not p.flags & PG_unevictable and p.flags & PG_lru:
+                        if pvec_add(w, t.cpu, PVEC_DEACTIVATE_FILE, page, 0):
+                            return call(w, t, f, IV_PAGE, F_PVEC, t.cpu, PVEC_DEACTIVATE_FILE)
+                else:
+                    delete_from_page_cache(w, <uint32_t>f.a, p.index)
+                    p.refcount -= 1
+            return call(w, t, f, IV_DRAINED, F_DRAIN, t.cpu)
+        if f.pc == IV_DRAINED:
+            return call(w, t, f, IV_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
+        if f.pc == IV_RELEASED:
+            pv.nr = 0
+            f.pc = IV_GATHER
+        if f.pc == IV_DRAINED_ALL:
+            f.k = 0
+            f.pc = IV_GATHER
+
+
+cdef void register(flow_fn *table) noexcept:
+    table[<int>F_FILE_WRITE] = file_write
+    table[<int>F_FILE_READ] = file_read
+    table[<int>F_ZAP_FILE] = unmap_mapping_range
+    table[<int>F_TRUNCATE] = truncate
+    table[<int>F_FADVISE] = invalidate

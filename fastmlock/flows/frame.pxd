@@ -1,0 +1,165 @@
+# The shape of a flow: a function that is entered again and again until its frame is popped.
+#
+# A flow is one kernel function that can wait. It keeps where it is (`pc`) and its locals in its Frame, and each
+# time it is entered it goes on from there:
+#     return call(t, f, NEXT, F_OTHER, ...)       calls another flow; goes on at NEXT, its answer in t.res
+#     return ask(t, f, NEXT, REQ_..., LK_..., o)  asks the driver for a lock; goes on at NEXT when granted
+#     return ret(t, value)                        returns to the calling flow
+# What happens between two of these is atomic to everybody else.
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from fastmlock.state.types cimport *
+
+cdef enum Flow:
+    F_NONE = 0
+    F_DRAIN                 # lru_add_drain: a = cpu
+    F_PVEC                  # one batch: a = cpu, b = kind
+    F_RELEASE               # release_pages: a = list, b = pages
+    F_FREE_PAGE             # the last reference went: a = page
+    F_ISOLATE               # isolate_lru_page: a = page; res = won
+    F_PUTBACK               # putback_lru_page: a = page
+    F_DRAIN_ALL             # lru_add_drain_all
+    F_MLOCK_PAGE            # mlock_vma_page, mlock_page: a = page
+    F_MUNLOCK_PAGE          # munlock_vma_page (single page), munlock_page: a = page
+    F_CLEAR_MLOCK           # clear_page_mlock: a = page
+    F_PAGE_MLOCK            # page_mlock, the walk: a = page
+    F_MUNLOCK_PVEC          # __munlock_pagevec on the task's own batch
+    F_MUNLOCK_RANGE         # munlock_vma_pages_range: a = vma, b = start, c = end
+    F_MLOCK_RANGE           # mlock_vma_pages_range (07): a = vma, b = start, c = end, d = flags
+    F_MLOCK_FIXUP           # a = vma, b = start, c = end, d = flags; res = vma or -errno
+    F_APPLY_LOCK            # apply_vma_lock_flags: a = start, b = end, c = flags; res = 0 or -errno
+    F_APPLY_LOCK_ALL        # apply_mlockall_flags: c = flags
+    F_VMA_SPLIT             # a = vma, b = vpn, c = new below; res = 0 or -errno
+    F_VMA_MERGE             # a = prev, b = start, c = end, d = flags, i = model vma; res = vma or 0
+    F_FAULT                 # handle_mm_fault: a = vma, b = vpn, c = FaultFlag; res = 0 or -signal
+    F_GUP                   # a = vma, b = start, c = end, d = FollFlag; res = pages or -errno
+    F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
+    F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
+    F_FLUSH                 # tlb_flush_mmu: frees what the task gathered
+    F_UNLINK_VMA            # unlink_anon_vmas, unlink_file_vma: a = vma
+    F_UNMAP_REGION          # a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
+    F_EXIT_MMAP             # a = mm
+    # system calls
+    F_TOUCH = 64            # a = vpn, b = pages, c = write; ret = pages done, sig
+    F_SYS_MMAP              # a = addr, b = length, c = prot | flags << 32, d = mapping | pgoff << 20
+    F_SYS_MUNMAP            # a = addr, b = length
+    F_SYS_MLOCK             # a = addr, b = length, c = VM_LOCKED [| VM_LOCKONFAULT]
+    F_SYS_MUNLOCK           # a = addr, b = length
+    F_SYS_MLOCKALL          # a = flags
+    F_SYS_MUNLOCKALL
+    F_SYS_MPROTECT          # a = addr, b = length, c = prot
+    F_SYS_MREMAP            # a = addr, b = old length, c = new length | flags << 48, d = new addr
+    F_SYS_MADVISE           # a = addr, b = length, c = advice
+    F_SYS_FORK              # a = child task
+    F_SYS_EXIT
+    F_LOCAL_DRAIN
+    F_SYS_DRAIN_ALL
+    F_FILE_WRITE            # a = mapping, b = pgoff, c = pages, d = FileFlag
+    F_FILE_READ             # a = mapping, b = pgoff, c = pages
+    F_TRUNCATE              # a = mapping, b = first page gone, c = first page kept behind, d = new size or -1
+    F_FADVISE               # a = mapping, b = first page, c = end page
+    F_MOVE_PAGES            # a = vma, b = vpn
+    F_DROP_CACHES           # a = mapping
+    F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
+    F_READAHEAD             # a = mapping, b = pgoff
+    F_RECLAIM_PAGE
+    F_COMPACT
+    NR_FLOWS = 256
+
+cdef enum FaultFlag:
+    FAULT_WRITE = 1
+
+cdef enum FollFlag:
+    FOLL_WRITE = 1
+    FOLL_TOUCH = 2
+    FOLL_POPULATE = 4
+    FOLL_MLOCK = 8
+
+cdef enum ListKind:
+    LIST_CPU_PVEC = 0
+    LIST_TASK_PVEC = 1
+    LIST_GATHER = 2
+
+cdef enum Errno:
+    EPERM = 1
+    ESRCH = 3
+    EINTR = 4
+    EAGAIN = 11
+    ENOMEM = 12
+    EFAULT = 14
+    EBUSY = 16
+    EEXIST = 17
+    EINVAL = 22
+    SIGBUS = 7
+    SIGSEGV = 11
+
+
+cdef inline int task_index(World *w, Task *t) noexcept nogil:
+    return <int>(t - w.tasks)
+
+
+cdef inline int call(World *w, Task *t, Frame *f, int next, int fn, int64_t a, int64_t b=0, int64_t c=0,
+                     int64_t d=0) noexcept nogil:
+    cdef Frame *g
+    f.pc = next
+    if t.depth + 1 >= FRAMES:
+        w.error = ERR_STACK
+        return REQ_ERROR
+    t.depth += 1
+    g = &t.stack[t.depth]
+    g.fn = fn
+    g.pc = 0
+    g.i = g.j = g.k = 0
+    g.a = a
+    g.b = b
+    g.c = c
+    g.d = d
+    return REQ_NONE
+
+
+cdef inline int ret(Task *t, int64_t res) noexcept nogil:
+    t.res = res
+    t.depth -= 1
+    return REQ_NONE
+
+
+cdef inline int become(Task *t, Frame *f, int fn) noexcept nogil:
+    """Goes on as another flow with the same arguments, which answers the caller (a tail call)."""
+    f.fn = fn
+    f.pc = 0
+    f.i = f.j = f.k = 0
+    return REQ_NONE
+
+
+cdef inline int sysret(Task *t, int64_t value, int err) noexcept nogil:
+    """The end of a system call: -1 and an errno, or a value."""
+    t.ret = -1 if err else value
+    t.err = err
+    t.depth -= 1
+    return REQ_NONE
+
+
+cdef inline int ask(Task *t, Frame *f, int next, int req, int lock_class, uint32_t obj) noexcept nogil:
+    f.pc = next
+    t.req_class = lock_class
+    t.req_obj = obj
+    return req
+
+
+cdef inline int bug(World *w) noexcept nogil:
+    w.error = ERR_BUG
+    return REQ_ERROR
+
+
+cdef inline int64_t list_ref(int kind, int64_t index) noexcept nogil:
+    return (<int64_t>kind << 40) | index
+
+
+cdef inline uint32_t *list_pages(World *w, int64_t ref) noexcept nogil:
+    """The page numbers of a list: a batch of a cpu or of a task, or a task's gather."""
+    cdef int64_t index = ref & ((<int64_t>1 << 40) - 1)
+    cdef int kind = <int>(ref >> 40)
+    if kind == LIST_CPU_PVEC:
+        return &w.pvecs[index].page[0]
+    if kind == LIST_TASK_PVEC:
+        return &w.tpvecs[index].page[0]
+    return &w.gathers[index * GATHER_MAX]

@@ -1,0 +1,42 @@
+# mlock and munlock of one page, as flows that have a pte in hand call them.
+from fastmlock.flows.frame cimport *
+from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.lru cimport *
+from fastmlock.mm.mlock cimport *
+
+
+cdef inline int mlock_page(World *w, Task *t, Frame *f, int next, uint32_t page) noexcept nogil:
+    """Counts one lock of the page. REQ_NONE with the frame at `next` if another flow was called, else -1."""
+    if not w.tr.p10:
+        return call(w, t, f, next, F_MLOCK_PAGE, page)
+    set_page_mlocked(w, t.cpu, page)
+    if pvec_add(w, t.cpu, PVEC_MLOCK, page, LRU_PAGE):
+        return call(w, t, f, next, F_PVEC, t.cpu, PVEC_MLOCK)
+    return -1
+
+
+cdef inline int munlock_page(World *w, Task *t, Frame *f, int next, uint32_t page) noexcept nogil:
+    """Takes one lock of the page back; answers as mlock_page."""
+    w.munlocks += 1
+    if not w.tr.p10:
+        return call(w, t, f, next, F_MUNLOCK_PAGE, page)
+    if pvec_add(w, t.cpu, PVEC_MLOCK, page, MUNLOCK_PAGE):
+        return call(w, t, f, next, F_PVEC, t.cpu, PVEC_MLOCK)
+    return -1
+
+
+cdef inline int lru_cache_add_inactive_or_unevictable(World *w, Task *t, Frame *f, int next, uint32_t page,
+                                                      Vma *vma) noexcept nogil:
+    """A new anonymous page goes to the LRU, marked at once if its vma is locked; answers as mlock_page."""
+    if (vma.flags & (VM_LOCKED | VM_SPECIAL)) == VM_LOCKED:
+        set_page_mlocked(w, t.cpu, page)
+        if w.tr.p10:
+            if pvec_add(w, t.cpu, PVEC_MLOCK, page, NEW_PAGE):
+                return call(w, t, f, next, F_PVEC, t.cpu, PVEC_MLOCK)
+            return -1
+    if lru_cache_add(w, t.cpu, page):
+        return call(w, t, f, next, F_PVEC, t.cpu, PVEC_LRU_ADD)
+    return -1
+
+
+cdef void register(flow_fn *table) noexcept

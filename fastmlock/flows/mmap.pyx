@@ -1,0 +1,91 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""mmap. (mm/mmap.c; the specification, section 2.3)"""
+from fastmlock.flows.frame cimport *
+from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.page cimport work
+from fastmlock.mm.vma cimport *
+
+cdef enum:
+    MAP_SHARED = 0x01
+    MAP_FIXED = 0x10
+    MAP_LOCKED = 0x2000
+    MAP_NORESERVE = 0x4000
+    MAP_POPULATE = 0x8000
+    MAP_FIXED_NOREPLACE = 0x100000
+
+cdef enum:
+    MM_LOCKED = 1
+    MM_UNMAPPED = 2
+    MM_LINK = 3
+    MM_LINKED = 4
+    MM_UNLOCKED = 5
+    MM_POPULATED = 6
+    MM_FAILED = 7
+
+
+cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
+    """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. ret = the
+    address. i = error, j = the new vma's part is populated, k = vma merged into."""
+    cdef Mm *mm = &w.mms[t.mm]
+    cdef int64_t flags = f.c >> 32, prot = f.c & 7
+    cdef uint32_t mapping = <uint32_t>(f.d & 0xfffff)
+    cdef int64_t start = f.a >> 12, end = start + ((f.b + 4095) >> 12)
+    cdef int64_t pgoff = f.d >> 20 if mapping else start
+    cdef uint64_t vm_flags = <uint64_t>prot | (VM_SHARED if flags & MAP_SHARED else 0) | mm.def_flags
+    cdef uint32_t prev, vma
+    if flags & MAP_LOCKED:
+        vm_flags |= VM_LOCKED
+    if flags & MAP_NORESERVE:
+        vm_flags |= VM_NORESERVE
+    elif vm_flags & VM_WRITE and not vm_flags & VM_SHARED:
+        vm_flags |= VM_ACCOUNT
+    if f.pc == 0:
+        work(w, WK_SYSCALL, 1)
+        if f.a & 4095 or f.b <= 0:
+            return sysret(t, 0, EINVAL)
+        return ask(t, f, MM_LOCKED, REQ_DOWN_WRITE, LK_MMAP, t.mm)
+    if f.pc == MM_LOCKED:
+        vma = find_vma(w, t.mm, start)
+        if vma and w.vmas[vma].start < end and not flags & MAP_FIXED:
+            f.i = EEXIST
+        elif flags & MAP_LOCKED and not t.rlimit_memlock and not t.cap_ipc_lock:
+            f.i = EPERM
+        elif vm_flags & VM_LOCKED and not t.cap_ipc_lock and mm.locked_vm + (end - start) > t.rlimit_memlock >> 12:
+            f.i = EAGAIN
+        if f.i:
+            return ask(t, f, MM_FAILED, REQ_UP_WRITE, LK_MMAP, t.mm)
+        return call(w, t, f, MM_UNMAPPED, F_UNMAP_REGION, start, end)
+    if f.pc == MM_UNMAPPED:
+        if t.res < 0:
+            f.i = <int32_t>-t.res
+            return ask(t, f, MM_FAILED, REQ_UP_WRITE, LK_MMAP, t.mm)
+        f.pc = MM_LINK
+        if mapping:
+            return ask(t, f, MM_LINK, REQ_DOWN_WRITE, LK_I_MMAP, mapping)
+    if f.pc == MM_LINK:
+        prev = find_vma_before(w, t.mm, start)
+        vma = vma_merge(w, t.mm, prev, start, end, vm_flags, 0, mapping, pgoff)
+        if not vma:
+            vma = vma_alloc(w, t.mm, start, end, vm_flags, pgoff, mapping)
+            if not vma:
+                return REQ_ERROR
+            if mapping and not vma_link_file(w, vma, 0):
+                return REQ_ERROR
+            vma_list_insert(w, vma)
+        f.pc = MM_LINKED
+        if mapping:
+            return ask(t, f, MM_LINKED, REQ_UP_WRITE, LK_I_MMAP, mapping)
+    if f.pc == MM_LINKED:
+        mm.total_vm += end - start
+        if vm_flags & VM_LOCKED:
+            mm.locked_vm += end - start
+        f.j = 1 if vm_flags & VM_LOCKED or flags & MAP_POPULATE else 0
+        return ask(t, f, MM_UNLOCKED, REQ_UP_WRITE, LK_MMAP, t.mm)
+    if f.pc == MM_UNLOCKED:
+        if f.j:
+            return call(w, t, f, MM_POPULATED, F_POPULATE, start, end, 1)
+    return sysret(t, f.a, f.i)
+
+
+cdef void register(flow_fn *table) noexcept:
+    table[<int>F_SYS_MMAP] = sys_mmap

@@ -1,0 +1,90 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Driving flows: one step of one task, and the driver that grants everything at once.
+
+The untimed driver here and the machine (fastmlock.machine) run the same flows; they differ only in what happens
+at a request.
+"""
+from fastmlock.flows.frame cimport *
+from fastmlock.mm.page cimport work
+from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock,
+                              protect, reclaim, remap, synthetic, unmap)
+
+cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
+    """Stands in the table for every path the model has not."""
+    w.unsupported = f.fn
+    w.error = ERR_UNSUPPORTED
+    return REQ_ERROR
+
+
+cdef flow_fn[256] TABLE
+
+for _i in range(256):
+    TABLE[_i] = not_modelled
+drain.register(TABLE)
+mlock.register(TABLE)
+munlock.register(TABLE)
+mlock_calls.register(TABLE)
+fault.register(TABLE)
+gup.register(TABLE)
+unmap.register(TABLE)
+mmap.register(TABLE)
+exit_flow.register(TABLE)
+fork.register(TABLE)
+file.register(TABLE)
+protect.register(TABLE)
+remap.register(TABLE)
+reclaim.register(TABLE)
+synthetic.register(TABLE)
+
+
+cdef void flow_start(World *w, int task, int fn, int64_t a, int64_t b, int64_t c, int64_t d) noexcept nogil:
+    cdef Task *t = &w.tasks[task]
+    cdef Frame *f = &t.stack[0]
+    t.depth = 0
+    t.ret = t.err = t.sig = 0
+    t.res = 0
+    f.fn = fn
+    f.pc = 0
+    f.i = f.j = f.k = 0
+    f.a = a
+    f.b = b
+    f.c = c
+    f.d = d
+
+
+cdef int flow_step(World *w, int task) noexcept nogil:
+    cdef Task *t = &w.tasks[task]
+    cdef Frame *f
+    cdef int req
+    while t.depth >= 0:
+        f = &t.stack[t.depth]
+        work(w, WK_STEP, 1)
+        req = TABLE[f.fn](w, t, f)
+        if req != REQ_NONE:
+            t.req = req
+            return req
+        if w.error:
+            t.req = REQ_ERROR
+            return REQ_ERROR
+    t.req = REQ_DONE
+    return REQ_DONE
+
+
+cdef int run_untimed(World *w, int task) noexcept nogil:
+    cdef Task *t = &w.tasks[task]
+    cdef uint32_t *flags
+    cdef int req
+    while True:
+        req = flow_step(w, task)
+        if req == REQ_LOCK_PAGE:
+            flags = &w.pages[t.req_obj].flags
+            if flags[0] & PG_locked:
+                w.error = ERR_DEADLOCK
+                return REQ_ERROR
+            flags[0] |= PG_locked
+        elif req == REQ_UNLOCK_PAGE:
+            w.pages[t.req_obj].flags &= ~<uint32_t>PG_locked
+        elif req == REQ_DOWN_READ_TRYLOCK:
+            t.res = 1
+        elif req == REQ_DONE or req == REQ_EXIT or req == REQ_ERROR:
+            return req

@@ -1,0 +1,42 @@
+# The page cache of a file: one slot a page. (mm/filemap.c, mm/shmem.c)
+from libc.stdint cimport int64_t, uint32_t
+from fastmlock.state.types cimport *
+from fastmlock.mm.page cimport *
+
+
+cdef inline uint32_t find_get_page(World *w, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """The page in the cache, 0 if there is none. (No reference is taken.)"""
+    cdef Mapping *m = &w.mappings[mapping]
+    if pgoff < 0 or pgoff >= m.capacity:
+        return 0
+    return w.cache[m.base + pgoff]
+
+
+cdef inline uint32_t add_to_page_cache(World *w, int cpu, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """A new page in the cache, whose reference the cache holds; 0 and w.error when memory is out."""
+    cdef Mapping *m = &w.mappings[mapping]
+    cdef int node = <int>(pgoff % w.nr_nodes) if m.interleave else cpu_node(w, cpu)
+    cdef uint32_t page = alloc_page(w, node, m.memcg)
+    if not page:
+        return 0
+    w.pages[page].mapping = mapping
+    w.pages[page].index = pgoff
+    w.cache[m.base + pgoff] = page
+    m.nrpages += 1
+    return page
+
+
+cdef inline uint32_t shmem_alloc(World *w, int cpu, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """tmpfs: a hole becomes a zeroed page."""
+    cdef uint32_t page = add_to_page_cache(w, cpu, mapping, pgoff)
+    if page:
+        w.pages[page].flags |= PG_swapbacked
+    return page
+
+
+cdef inline void delete_from_page_cache(World *w, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """The cache forgets the page; its reference is the caller's now."""
+    cdef Mapping *m = &w.mappings[mapping]
+    w.pages[w.cache[m.base + pgoff]].mapping = 0
+    w.cache[m.base + pgoff] = 0
+    m.nrpages -= 1

@@ -1,0 +1,34 @@
+# What mlock and munlock do to one page, at every point of the series. (mm/mlock.c)
+from libc.stdint cimport int64_t, uint32_t
+from fastmlock.state.types cimport *
+from fastmlock.mm.page cimport *
+from fastmlock.mm.vmstat cimport *
+
+
+cdef inline bint set_page_mlocked(World *w, int cpu, uint32_t page) noexcept nogil:
+    """PG_mlocked 0 -> 1 with its counters; false if it was set already."""
+    if test_set(w, page, PG_mlocked):
+        return False
+    mod_state(w, cpu, ST_MLOCK, nr_pages(w, page))
+    count_event(w, cpu, EV_MLOCKED, nr_pages(w, page))
+    return True
+
+
+cdef inline bint vma_counts_mlock(World *w, Vma *vma, uint32_t page) noexcept nogil:
+    """Patch 04: a pte in this vma counts as a lock of the page. VM_IO (patch 07) or any VM_SPECIAL bit (5.18)
+    beside VM_LOCKED says no; ptes of a THP never count."""
+    cdef uint64_t mask = VM_LOCKED
+    if w.tr.special_check:
+        mask |= VM_SPECIAL
+    elif w.tr.p07:
+        mask |= VM_IO
+    return (vma.flags & mask) == VM_LOCKED and not page_compound(w, page)
+
+
+# patches 10 on: one entry of the mlock batch, before and under the lruvec lock
+cdef bint mlock_batch_prepare(World *w, int cpu, uint32_t page, int entry) noexcept nogil
+cdef void mlock_batch_commit(World *w, int cpu, uint32_t page, int entry) noexcept nogil
+
+# patches 06 to 09: mlock and munlock of one page, under the lruvec lock
+cdef void mlock_page_locked(World *w, int cpu, uint32_t page) noexcept nogil
+cdef void munlock_page_locked(World *w, int cpu, uint32_t page) noexcept nogil

@@ -1,0 +1,122 @@
+# struct page: flags, references, allocation. (include/linux/page-flags.h, mm/page_alloc.c)
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from fastmlock.state.types cimport *
+
+
+# ---- what the machine is told: a line was written, work was done
+cdef inline void touch(World *w, uint32_t page, int atomics) noexcept nogil:
+    """The page's cache line is taken for writing, for `atomics` operations."""
+    if w.timed:
+        if w.nr_touch < TOUCH_MAX:
+            w.touch[w.nr_touch] = (<uint64_t>page << 8) | <uint64_t>atomics
+            w.nr_touch += 1
+        else:
+            w.error = ERR_BUG
+
+
+cdef inline void work(World *w, int kind, int64_t n) noexcept nogil:
+    w.work[kind] += n
+
+
+# ---- flags
+cdef inline bint test(World *w, uint32_t page, uint32_t flag) noexcept nogil:
+    return (w.pages[page].flags & flag) != 0
+
+
+cdef inline bint test_set(World *w, uint32_t page, uint32_t flag) noexcept nogil:
+    """Test-and-set, one atomic: what it was before."""
+    cdef bint was = (w.pages[page].flags & flag) != 0
+    w.pages[page].flags |= flag
+    touch(w, page, 1)
+    return was
+
+
+cdef inline bint test_clear(World *w, uint32_t page, uint32_t flag) noexcept nogil:
+    """Test-and-clear, one atomic: what it was before."""
+    cdef bint was = (w.pages[page].flags & flag) != 0
+    w.pages[page].flags &= ~flag
+    touch(w, page, 1)
+    return was
+
+
+cdef inline bint trylock_page(World *w, uint32_t page) noexcept nogil:
+    return not test_set(w, page, PG_locked)
+
+
+cdef inline int nr_pages(World *w, uint32_t page) noexcept nogil:
+    """Base pages of a page: 512 for the head of a THP."""
+    return 1 << w.pages[page].order
+
+
+cdef inline bint page_compound(World *w, uint32_t page) noexcept nogil:
+    return (w.pages[page].flags & (PG_head | PG_tail)) != 0
+
+
+cdef inline bint page_evictable(World *w, uint32_t page) noexcept nogil:
+    """The mapping is not marked unevictable and PG_mlocked is clear."""
+    cdef Page *p = &w.pages[page]
+    if p.flags & PG_mlocked:
+        return False
+    return (p.flags & PG_anon) != 0 or p.mapping == 0 or not w.mappings[p.mapping].unevictable
+
+
+# ---- references
+cdef inline void get_page(World *w, uint32_t page) noexcept nogil:
+    w.pages[page].refcount += 1
+    touch(w, page, 1)
+
+
+cdef inline bint put_page_testzero(World *w, uint32_t page) noexcept nogil:
+    w.pages[page].refcount -= 1
+    touch(w, page, 1)
+    return w.pages[page].refcount == 0
+
+
+# ---- allocation
+cdef inline int cpu_node(World *w, int cpu) noexcept nogil:
+    return (cpu * w.nr_nodes) // w.nr_cpus
+
+
+cdef inline uint32_t alloc_page(World *w, int node, int memcg) noexcept nogil:
+    """A free page with one reference, no flags; 0 and w.error when there is none."""
+    cdef uint32_t page = w.pages_free
+    cdef Page *p
+    if page:
+        w.pages_free = w.pages[page].lru_next
+        w.pages_nfree -= 1
+    elif w.pages_used < w.pages_cap:
+        page = w.pages_used
+        w.pages_used += 1
+    else:
+        w.error = ERR_NO_PAGES
+        return 0
+    p = &w.pages[page]
+    p.flags = PG_uptodate
+    p.refcount = 1
+    p.mapcount = 0
+    p.mapping = 0
+    p.index = 0
+    p.lru_next = p.lru_prev = 0
+    p.node = node
+    p.memcg = memcg
+    p.lruvec = 1 + memcg * w.nr_nodes + node
+    p.compound_head = 0
+    p.compound_mapcount = 0
+    p.order = 0
+    p.private_ = 0
+    work(w, WK_ALLOC, 1)
+    touch(w, page, 1)
+    return page
+
+
+cdef inline void free_page(World *w, uint32_t page) noexcept nogil:
+    """Back to the free list. The caller has taken it off the LRU."""
+    cdef Page *p = &w.pages[page]
+    p.flags = PG_buddy
+    p.mapping = 0
+    p.mapcount = 0
+    p.lru_prev = 0
+    p.lru_next = w.pages_free
+    w.pages_free = page
+    w.pages_nfree += 1
+    work(w, WK_FREE, 1)

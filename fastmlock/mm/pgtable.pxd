@@ -1,0 +1,83 @@
+# Page tables: four levels of 512 entries, the lowest a Leaf. (arch page tables, mm/memory.c)
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from fastmlock.state.types cimport *
+from fastmlock.mm.page cimport work
+
+# a page-table entry as flows see it, whatever the leaf's form: flags, and the pfn from bit 12 up
+cdef enum Pte:
+    PTE_PRESENT = 1
+    PTE_YOUNG = 2
+    PTE_DIRTY = 4
+    PTE_WRITE = 8
+    PTE_SPECIAL = 16        # the zero page: no struct page for the VM
+    PTE_SWAP = 32
+    PTE_MIGRATION = 64
+
+
+cdef inline uint32_t pte_pfn(uint64_t pte) noexcept nogil:
+    return <uint32_t>(pte >> 12)
+
+
+cdef inline uint64_t mk_pte(uint32_t page, int flags) noexcept nogil:
+    return (<uint64_t>page << 12) | <uint64_t>flags
+
+
+cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
+    cdef Leaf *lf = &w.leaves[leaf]
+    cdef uint64_t bit
+    cdef int word
+    if lf.full:
+        return w.ptes[<int64_t>lf.full * 512 + i]
+    word = i >> 6
+    bit = <uint64_t>1 << (i & 63)
+    if not lf.present[word] & bit:
+        return 0
+    return (<uint64_t>w.cache[w.mappings[lf.mapping].base + lf.pgoff + i] << 12) | PTE_PRESENT \
+        | (PTE_YOUNG if lf.young[word] & bit else 0) | (PTE_DIRTY if lf.dirty[word] & bit else 0) \
+        | (PTE_WRITE if lf.write[word] & bit else 0)
+
+
+cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
+    """The entry becomes none. It must not be none already."""
+    cdef Leaf *lf = &w.leaves[leaf]
+    if lf.full:
+        w.ptes[<int64_t>lf.full * 512 + i] = 0
+    else:
+        lf.present[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+    lf.nr_present -= 1
+    work(w, WK_PTE_SET, 1)
+
+
+cdef inline void pte_flags(World *w, uint32_t leaf, int i, int set_flags, int clear_flags) noexcept nogil:
+    """Changes young, dirty and write of a present entry."""
+    cdef Leaf *lf = &w.leaves[leaf]
+    cdef uint64_t bit = <uint64_t>1 << (i & 63)
+    cdef uint64_t *pte
+    cdef int word = i >> 6
+    if lf.full:
+        pte = &w.ptes[<int64_t>lf.full * 512 + i]
+        pte[0] = (pte[0] & ~<uint64_t>clear_flags) | <uint64_t>set_flags
+        return
+    if set_flags & PTE_YOUNG: lf.young[word] |= bit
+    if set_flags & PTE_DIRTY: lf.dirty[word] |= bit
+    if set_flags & PTE_WRITE: lf.write[word] |= bit
+    if clear_flags & PTE_YOUNG: lf.young[word] &= ~bit
+    if clear_flags & PTE_DIRTY: lf.dirty[word] &= ~bit
+    if clear_flags & PTE_WRITE: lf.write[word] &= ~bit
+
+
+# leaf that holds vpn, 0 if there is none
+cdef uint32_t find_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
+# the same, made if missing; 0 and w.error when a pool is empty
+cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
+# first page number in [vpn, end) that a leaf covers, or end: absent upper tables are skipped whole
+cdef int64_t next_mapped(World *w, uint32_t mm, int64_t vpn, int64_t end) noexcept nogil
+# first entry in [i, end) of a leaf that is not none, or end
+cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
+# Writes an entry that was none or is replaced. `mapping`, `pgoff`: the page is the one the page cache of that
+# file holds there (mapping 0 = it is not), so that a linear leaf can keep it as a bit.
+cdef void pte_set(World *w, uint32_t leaf, int i, uint64_t pte, uint32_t mapping, int64_t pgoff) noexcept nogil
+# takes an empty leaf out of its tables
+cdef void free_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
+# frees every table of an mm whose entries are all none
+cdef void free_tables(World *w, uint32_t mm) noexcept nogil

@@ -1,0 +1,60 @@
+# Reverse map: what adding and removing one page-table entry does to the page; anon_vma families. (mm/rmap.c)
+from libc.stdint cimport int64_t, uint32_t
+from fastmlock.state.types cimport *
+from fastmlock.mm.page cimport *
+from fastmlock.mm.vmstat cimport *
+
+
+cdef inline int64_t linear_page_index(Vma *vma, int64_t vpn) noexcept nogil:
+    return vpn - vma.start + vma.pgoff
+
+
+cdef inline void page_add_new_anon_rmap(World *w, int cpu, uint32_t page, Vma *vma, int64_t vpn) noexcept nogil:
+    cdef Page *p = &w.pages[page]
+    p.flags |= PG_swapbacked | PG_anon
+    p.mapping = vma.anon_vma
+    p.index = linear_page_index(vma, vpn)
+    p.mapcount = 1
+    touch(w, page, 1)
+    mod_state(w, cpu, ST_ANON_MAPPED, 1)
+
+
+cdef inline void page_dup_rmap(World *w, uint32_t page) noexcept nogil:
+    w.pages[page].mapcount += 1
+    touch(w, page, 1)
+
+
+cdef inline void page_add_file_rmap(World *w, int cpu, uint32_t page) noexcept nogil:
+    w.pages[page].mapcount += 1
+    touch(w, page, 1)
+    if w.pages[page].mapcount == 1:
+        mod_state(w, cpu, ST_FILE_MAPPED, 1)
+
+
+cdef inline bint page_remove_rmap(World *w, int cpu, uint32_t page) noexcept nogil:
+    """One mapping less; true if it was the last."""
+    cdef Page *p = &w.pages[page]
+    p.mapcount -= 1
+    touch(w, page, 1)
+    if p.mapcount:
+        return False
+    mod_state(w, cpu, ST_ANON_MAPPED if p.flags & PG_anon else ST_FILE_MAPPED, -1)
+    return True
+
+
+cdef inline uint32_t rmap_tree(World *w, uint32_t page) noexcept nogil:
+    """Root node of the interval tree that lists the page's VMAs."""
+    cdef Page *p = &w.pages[page]
+    if p.flags & PG_anon:
+        return w.anon_vmas[p.mapping].tree
+    return w.mappings[p.mapping].root
+
+
+# anon_vma families; each false with w.error set when a pool is empty
+cdef bint anon_vma_prepare(World *w, uint32_t vma) noexcept nogil
+cdef bint anon_vma_clone(World *w, uint32_t dst, uint32_t src) noexcept nogil
+cdef bint anon_vma_fork(World *w, uint32_t child, uint32_t parent) noexcept nogil
+cdef void unlink_anon_vmas(World *w, uint32_t vma) noexcept nogil
+# every anon_vma tree that lists the vma, before and behind a change of its range
+cdef void anon_vma_trees_remove(World *w, uint32_t vma) noexcept nogil
+cdef void anon_vma_trees_insert(World *w, uint32_t vma) noexcept nogil

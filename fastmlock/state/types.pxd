@@ -1,0 +1,440 @@
+# The records that the whole laboratory keeps, one C struct each.
+#
+# Every array of these records is a NumPy structured array that Python can look at without copying
+# (fastmlock.state.world). Index 0 of every pool is "none", as NULL is in the kernel. Virtual addresses
+# are kept as page numbers (address >> 12), called vpn.
+from libc.stdint cimport (int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t)
+
+cdef enum:
+    PTRS_PER_PTE = 512
+    PTE_SHIFT = 9
+    PVEC_MAX = 31           # slots of a batch record; how many are used is a trait (15, 31 from 6.9)
+    FRAMES = 16             # depth of a task's flow stack
+    TOUCH_MAX = 4096        # cache-line touches between two requests
+    GATHER_MAX = 9690       # pages one mmu_gather holds before it must be flushed (19 chunks of 510)
+    FAULT_AROUND = 16       # pages mapped around a read fault (64 KiB)
+    THP_ORDER = 9
+
+# page flags: our own bit numbers, the kernel's names
+cdef enum PageFlag:
+    PG_locked = 1 << 0
+    PG_waiters = 1 << 1
+    PG_lru = 1 << 2
+    PG_active = 1 << 3
+    PG_referenced = 1 << 4
+    PG_uptodate = 1 << 5
+    PG_dirty = 1 << 6
+    PG_swapbacked = 1 << 7
+    PG_unevictable = 1 << 8
+    PG_mlocked = 1 << 9
+    PG_workingset = 1 << 10
+    PG_swapcache = 1 << 11
+    PG_writeback = 1 << 12
+    PG_anon = 1 << 13           # the low bit of page->mapping in the kernel
+    PG_ksm = 1 << 14
+    PG_head = 1 << 15
+    PG_tail = 1 << 16
+    PG_buddy = 1 << 17
+    PG_reserved = 1 << 18       # the zero page
+    PG_reclaim = 1 << 19
+    PG_anon_exclusive = 1 << 20
+    PG_readahead = 1 << 21
+
+# vm_flags, the kernel's own values
+cdef enum VmFlag:
+    VM_READ = 0x1
+    VM_WRITE = 0x2
+    VM_EXEC = 0x4
+    VM_SHARED = 0x8
+    VM_PFNMAP = 0x400
+    VM_LOCKED = 0x2000
+    VM_IO = 0x4000
+    VM_DONTEXPAND = 0x40000
+    VM_LOCKONFAULT = 0x80000
+    VM_ACCOUNT = 0x100000
+    VM_HUGETLB = 0x400000
+    VM_SEQ_READ = 0x8000
+    VM_RAND_READ = 0x10000
+    VM_DONTCOPY = 0x20000
+    VM_NORESERVE = 0x200000
+    VM_WIPEONFORK = 0x2000000
+    VM_HUGEPAGE = 0x20000000
+    VM_NOHUGEPAGE = 0x40000000
+    VM_MERGEABLE = 0x80000000
+    VM_ACCESS_FLAGS = 0x7
+    VM_MIXEDMAP = 0x10000000
+    VM_SPECIAL = 0x4000 | 0x40000 | 0x400 | 0x10000000
+    VM_LOCKED_MASK = 0x2000 | 0x80000
+
+# the five lists of a lruvec
+cdef enum LruList:
+    LRU_INACTIVE_ANON = 0
+    LRU_ACTIVE_ANON = 1
+    LRU_INACTIVE_FILE = 2
+    LRU_ACTIVE_FILE = 3
+    LRU_UNEVICTABLE = 4
+    NR_LRU_LISTS = 5
+
+# the per-cpu batches, in the order in which lru_add_drain() processes them
+cdef enum PvecKind:
+    PVEC_LRU_ADD = 0
+    PVEC_ROTATE = 1
+    PVEC_DEACTIVATE_FILE = 2
+    PVEC_DEACTIVATE = 3
+    PVEC_LAZYFREE = 4
+    PVEC_ACTIVATE = 5
+    PVEC_MLOCK = 6
+    NR_PVECS = 7
+
+# kind of a mlock batch entry, kept beside the page as the kernel keeps it in the low pointer bits
+cdef enum MlockEntry:
+    MUNLOCK_PAGE = 0
+    LRU_PAGE = 1
+    NEW_PAGE = 2
+
+# a task's own on-stack batches
+cdef enum TaskPvec:
+    TPV_WORK = 0            # munlock batch, pages to work on
+    TPV_PUTBACK = 1         # munlock batch, fast put-back
+    TPV_FREE = 2            # pages whose last reference went
+    TPV_MISC = 3
+    NR_TPVECS = 4
+
+cdef enum VmEvent:
+    EV_CULLED = 0
+    EV_SCANNED = 1
+    EV_RESCUED = 2
+    EV_MLOCKED = 3
+    EV_MUNLOCKED = 4
+    EV_CLEARED = 5
+    EV_STRANDED = 6
+    NR_EVENTS = 7
+
+# counters kept with per-cpu differences and a folding threshold
+cdef enum VmStat:
+    ST_INACTIVE_ANON = 0    # the same order as LruList
+    ST_ACTIVE_ANON = 1
+    ST_INACTIVE_FILE = 2
+    ST_ACTIVE_FILE = 3
+    ST_UNEVICTABLE = 4
+    ST_MLOCK = 5
+    ST_FILE_MAPPED = 6
+    ST_ANON_MAPPED = 7
+    NR_STATS = 8
+
+# work counted by mm and flows between two requests; the machine turns it into nanoseconds
+cdef enum Work:
+    WK_STEP = 0             # a flow state entered
+    WK_PTE = 1              # page-table entries looked at
+    WK_PTE_SET = 2          # page-table entries written
+    WK_LEVEL = 3            # page-table levels descended
+    WK_RMAP_VMA = 4         # VMAs visited by an rmap walk
+    WK_ATOMIC = 5           # atomic operations on lines that are already here
+    WK_LIST = 6             # list insertions and removals
+    WK_PVEC = 7             # entries put into or taken out of a batch
+    WK_ALLOC = 8            # pages allocated and zeroed
+    WK_COPY = 9             # pages copied
+    WK_FREE = 10            # pages freed
+    WK_VMA = 11             # VMAs made, changed, split, merged or freed
+    WK_TREE = 12            # interval-tree insertions and removals
+    WK_FAULT = 13           # page faults taken
+    WK_SYSCALL = 14         # system calls entered
+    WK_TLB = 15             # TLB flushes
+    WK_DRAIN = 16           # looks at a cpu's batches
+    NR_WORK = 17
+
+# what a flow asks of whoever drives it
+cdef enum Req:
+    REQ_NONE = 0            # call the flow again (internal)
+    REQ_DONE = 1            # the task's program is over; ret and err are set
+    REQ_SPIN_LOCK = 2
+    REQ_SPIN_UNLOCK = 3
+    REQ_DOWN_READ = 4
+    REQ_UP_READ = 5
+    REQ_DOWN_WRITE = 6
+    REQ_UP_WRITE = 7
+    REQ_DOWNGRADE = 8
+    REQ_DOWN_READ_TRYLOCK = 9   # res = 1 if taken
+    REQ_LOCK_PAGE = 10
+    REQ_UNLOCK_PAGE = 11
+    REQ_RESCHED = 12        # cond_resched(): a point where the cpu may be given up
+    REQ_WORK = 13           # let the work counted so far pass as time, nothing else
+    REQ_DELAY = 14          # req_arg nanoseconds of plain work (synthetic loops)
+    REQ_EXIT = 15           # the task is gone
+    REQ_ERROR = 16          # world.error says why
+
+# classes of locks; (class, object index) names one lock
+cdef enum LockClass:
+    LK_LRU = 0              # lruvec->lru_lock, object = lruvec (qspinlock, interrupts off)
+    LK_PTL = 1              # page-table lock, object = leaf (qspinlock)
+    LK_MMAP = 2             # mm->mmap_lock, object = mm (rwsem)
+    LK_I_MMAP = 3           # mapping->i_mmap_rwsem, object = mapping (rwsem)
+    LK_ANON_VMA = 4         # root anon_vma->rwsem, object = root anon_vma (rwsem)
+    LK_PAGE = 5             # PG_locked, object = page
+    LK_TEST_SPIN = 6        # synthetic loops: a spinlock
+    LK_TEST_RWSEM = 7       # synthetic loops: a rwsem
+    NR_LOCK_CLASSES = 8
+
+cdef enum WorldError:
+    ERR_NONE = 0
+    ERR_NO_PAGES = 1
+    ERR_NO_VMAS = 2
+    ERR_NO_NODES = 3
+    ERR_NO_LEAVES = 4
+    ERR_NO_TABLES = 5
+    ERR_NO_PTES = 6
+    ERR_NO_ANON_VMAS = 7
+    ERR_NO_AVCS = 8
+    ERR_NO_TASKS = 9
+    ERR_NO_MMS = 10
+    ERR_STACK = 11          # flow stack too deep
+    ERR_DEADLOCK = 12       # a lock that nobody will release
+    ERR_UNSUPPORTED = 13    # a path the model has not: world.unsupported says which
+    ERR_BUG = 14            # a VM_BUG_ON of the model
+
+# One struct page: 64 bytes, one cache line, as in the kernel.
+cdef struct Page:
+    uint32_t flags
+    int32_t refcount
+    int32_t mapcount        # number of page-table entries (the kernel stores this minus one)
+    uint32_t mapping        # mapping (file) or anon_vma (PG_anon); 0 = truncated or free
+    int64_t index           # pgoff in the file, or linear page offset of anonymous memory
+    uint32_t lru_next       # list linkage ...
+    uint32_t lru_prev       # ... whose second word is mlock_count while PG_lru and PG_unevictable are both
+                            # set, from patch 06 on
+    uint32_t lruvec
+    uint16_t node
+    uint16_t memcg
+    uint32_t compound_head  # head page of a tail, else 0
+    int32_t compound_mapcount   # pmd maps of a THP head
+    uint32_t order
+    uint32_t private_       # swap entry
+    uint64_t spare
+
+cdef struct Lruvec:
+    uint32_t head[5]        # first page of each list; 0 = empty
+    uint32_t tail[5]
+    int64_t nr[5]           # pages accounted on each list (base pages)
+    uint16_t node
+    uint16_t memcg
+    uint32_t spare
+
+cdef struct PageVec:
+    int32_t nr
+    uint32_t page[31]
+    uint8_t kind[31]        # MlockEntry, mlock batch only
+    uint8_t spare
+
+# One page-table page (512 entries). A file mapping's entries need only bits: the page is the one the page
+# cache holds at (pgoff of entry 0) + i. The first entry that is anything else gives the leaf a full table.
+cdef struct Leaf:
+    uint64_t present[8]
+    uint64_t young[8]
+    uint64_t dirty[8]
+    uint64_t write[8]
+    int64_t pgoff           # linear: file page of entry 0 (may be negative)
+    uint32_t mapping        # linear: whose pages; 0 = nothing mapped linearly yet
+    uint32_t full           # index of the full table of 512 entries, 0 = linear
+    uint32_t mm
+    int32_t nr_present      # entries that are not none
+    int64_t vpn             # first page number covered
+
+cdef struct Vma:
+    int64_t start           # vpn
+    int64_t end             # vpn, exclusive
+    int64_t pgoff
+    uint64_t flags          # vm_flags
+    uint32_t mm
+    uint32_t mapping        # 0 = anonymous memory
+    uint32_t anon_vma       # set by the first anonymous page
+    uint32_t i_mmap_node    # its node in mapping->i_mmap, 0 = not linked
+    uint32_t avc            # first of its anon_vma_chain
+    uint32_t next           # by address
+    uint32_t prev
+    uint32_t spare
+
+cdef struct Mm:
+    int64_t locked_vm       # pages
+    int64_t total_vm        # pages
+    uint64_t def_flags
+    uint32_t vma            # first by address
+    int32_t map_count
+    uint32_t pgd            # root table, 0 = none yet
+    int32_t users
+    uint32_t vmacache
+    uint32_t exiting
+    int64_t rss             # present entries
+
+cdef struct Mapping:
+    int64_t nrpages
+    int64_t size            # i_size in pages
+    int64_t capacity        # slots in the page-cache array
+    int64_t base            # first slot
+    uint32_t root           # i_mmap: root node of the interval tree, 0 = empty
+    int32_t nr_vmas
+    uint32_t shmem          # 1 = tmpfs
+    uint32_t unevictable    # SHM_LOCK, ramfs
+    int64_t nr_locked       # VM_LOCKED vmas in i_mmap
+    uint16_t memcg
+    uint16_t interleave     # 1 = pages spread over nodes
+    uint32_t node
+    int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
+
+# A node of an interval tree (i_mmap or anon_vma): ordered by first, equals in insertion order.
+cdef struct TreeNode:
+    int64_t first           # pgoff
+    int64_t last            # pgoff, inclusive
+    int64_t subtree_last    # greatest last below
+    int64_t subtree_min_last    # least last below
+    int64_t subtree_max_first   # greatest first below (of the subtree)
+    uint32_t vma
+    uint32_t left
+    uint32_t right
+    uint32_t parent
+    uint32_t prio
+    int32_t size            # nodes in the subtree
+    int32_t nr_locked       # VM_LOCKED vmas in the subtree
+    uint32_t spare
+
+cdef struct AnonVma:
+    uint32_t root           # whose rwsem protects the whole family
+    uint32_t parent
+    uint32_t tree           # interval tree root
+    int32_t degree          # children + vmas that point here
+    int32_t refs            # 0 = free
+    uint32_t spare
+
+cdef struct AnonVmaChain:
+    uint32_t vma
+    uint32_t anon_vma
+    uint32_t node           # its node in the anon_vma's tree
+    uint32_t next           # the vma's next chain link
+
+# One state of one flow: where it is and its few locals.
+cdef struct Frame:
+    int16_t fn
+    int16_t pc
+    int32_t i
+    int32_t j
+    int32_t k
+    int64_t a
+    int64_t b
+    int64_t c
+    int64_t d
+
+cdef struct Task:
+    int32_t cpu
+    int32_t mm              # 0 = gone
+    int32_t depth           # top of the flow stack, -1 = idle
+    int32_t req             # Req
+    int32_t req_class       # LockClass
+    uint32_t req_obj
+    int64_t req_arg
+    int64_t res             # what the last call or try-lock answered
+    int64_t ret             # of the system call
+    int32_t err             # errno, 0 = success
+    int32_t sig
+    int64_t rlimit_memlock  # bytes
+    int32_t cap_ipc_lock
+    int32_t uid
+    int32_t gather          # pages in its mmu_gather
+    int32_t locks_held
+    int32_t pid
+    int32_t flags
+    int64_t spare
+    Frame stack[16]
+
+# What differs between kernels; see fastmlock.kernels for the meaning of each and the table of releases.
+cdef struct Traits:
+    int32_t p01
+    int32_t p02
+    int32_t p03
+    int32_t p04
+    int32_t p05
+    int32_t p06
+    int32_t p07
+    int32_t p08
+    int32_t p09
+    int32_t p10
+    int32_t p11
+    int32_t p12
+    int32_t p13
+    int32_t pvec_size           # lru batches
+    int32_t mlock_pvec_size
+    int32_t drain_on_populate   # ece369c7e104
+    int32_t special_check       # c8263bd60500
+    int32_t gather_drains       # freeing after a TLB flush drains the local batches (through 6.12)
+    int32_t munmap_drains       # munmap and exit drain before zapping (through 6.12)
+    int32_t madv_populate       # 5.14
+    int32_t madv_dontneed_locked    # 5.18
+    int32_t madv_collapse
+    int32_t lru_lock_per_memcg  # 5.11
+    int32_t i_mmap_read_truncate    # 5.18
+    int32_t exit_mmap_read      # 6.0
+    int32_t unlink_batch        # vmas unlinked under one i_mmap write lock (8 from 6.11, else 1)
+    int32_t smaps_lf            # 6.6
+    int32_t large_folio         # 6.7
+    int32_t lru_clear_at_queue  # 6.11 .. 6.16
+    int32_t cow_reuse_refcount  # 5.18: anonymous exclusive pages
+    int32_t rmap_trylock        # 5.19
+    int32_t anon_exclusive      # 5.19: PG_anon_exclusive decides reuse at COW
+    int32_t delayed_rmap        # 6.2: dirty file ptes leave the rmap when the gather is flushed
+    int32_t dontunmap_any       # 5.13: MREMAP_DONTUNMAP beyond private anonymous memory
+    int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
+    int32_t release             # major * 100 + minor, for reports only
+    int64_t rlimit_memlock      # default soft limit, bytes
+
+cdef struct World:
+    Traits tr
+    int32_t nr_cpus
+    int32_t nr_nodes
+    int32_t nr_lruvecs
+    int32_t nr_tasks
+    int32_t stat_threshold
+    int32_t timed               # log line touches
+    int32_t error               # WorldError
+    int32_t unsupported         # which path
+    Page *pages
+    Vma *vmas
+    Mm *mms
+    Mapping *mappings
+    TreeNode *nodes
+    AnonVma *anon_vmas
+    AnonVmaChain *avcs
+    Leaf *leaves
+    uint64_t *ptes              # full tables, 512 entries each
+    uint32_t *tables            # upper tables, 512 entries each
+    uint32_t *cache             # page-cache slots of all mappings
+    Lruvec *lruvecs
+    PageVec *pvecs              # [cpu][NR_PVECS]
+    PageVec *tpvecs             # [task][NR_TPVECS]
+    Task *tasks
+    uint32_t *gathers           # [task][GATHER_MAX]
+    int64_t *events             # [cpu][NR_EVENTS]
+    int64_t *stat               # [NR_STATS], folded
+    int32_t *stat_diff          # [cpu][NR_STATS]
+    # pools: capacity, high-water mark, free list (linked through a field of the record)
+    uint32_t pages_cap, pages_used, pages_free, pages_nfree
+    uint32_t vmas_cap, vmas_used, vmas_free
+    uint32_t mms_cap, mms_used, mms_free
+    uint32_t mappings_cap, mappings_used
+    uint32_t nodes_cap, nodes_used, nodes_free
+    uint32_t anon_vmas_cap, anon_vmas_used, anon_vmas_free
+    uint32_t avcs_cap, avcs_used, avcs_free
+    uint32_t leaves_cap, leaves_used, leaves_free
+    uint32_t ptes_cap, ptes_used, ptes_free
+    uint32_t tables_cap, tables_used, tables_free
+    uint32_t tasks_cap
+    int64_t cache_cap, cache_used
+    uint32_t zero_page
+    uint32_t spare
+    # counts of what happened, never reset by the model
+    int64_t rmap_walks
+    int64_t rmap_vmas
+    int64_t lru_locks
+    int64_t munlocks            # munlock_page calls (patch 04 on) or pages put through a munlock batch
+    # work since the driver last looked
+    int64_t work[17]
+    int32_t nr_touch
+    int32_t spare2
+    uint64_t touch[4096]        # page << 8 | number of atomic operations

@@ -1,0 +1,16 @@
+from fastmlock.state.world cimport WorldHandle
+
+cdef class System(WorldHandle):
+    cdef readonly str kernel
+    cdef readonly int cpus
+    cdef readonly int worker_cpu
+    cdef readonly int controller_cpu
+    cdef readonly bint smaps_shows_lf
+    cdef int controller
+    cdef long next_observer
+    cdef tuple call(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
+    cdef int nr_vmas(self, int task)
+    cdef int make_room(self, long pages) except -1
+    cdef int grow_file(self, int file, long pages) except -1
+    cdef tuple smaps(self, unsigned int vma)
+    cdef unsigned int find(self, int pid, addr)

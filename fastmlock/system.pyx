@@ -1,0 +1,467 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""One simulated machine with one kernel, as Python uses it: processes, files, system calls, and what they leave.
+
+    >>> from fastmlock import System
+    >>> s = System("6.1")
+    >>> file = s.create_file("tmpfs", 8)
+    >>> p, q = s.spawn(), s.spawn()
+    >>> for pid in (p, q):
+    ...     addr, _ = s.mmap(pid, 0x100000000000, 8 * 4096, 3, 0x1 | 0x10, file, 0)
+    ...     _ = s.mlock(pid, addr, 8 * 4096)
+    >>> s.page(s.cached(file, 0))
+    (2, 'LUMRDs', 2)
+    >>> int(s.pages["mapcount"].max())
+    2
+
+Everything here runs untimed: every lock is granted at once. The timed machine (`fastmlock.machine`) runs the same
+compiled flows.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from fastmlock.flows.frame cimport *
+from fastmlock.flows.step cimport flow_start, run_untimed
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.vma cimport find_vma, mm_alloc
+from fastmlock.state.types cimport *
+
+import errno as _errno
+
+from fastmlock import kernels
+from fastmlock.scenario.system import NotSupported
+from fastmlock.state.layout import K
+
+DEF_MASK = (1 << 64) - 1
+TASK_SIZE = (1 << 47) - 4096
+_LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG_active, "A"),
+            (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
+            (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
+_EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+_BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
+_ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
+
+
+NOT_MODELLED = {
+    <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
+    <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
+}
+
+
+cdef inline int64_t pages_up(object length):
+    """PAGE_ALIGN in 64 bits, in pages: it may wrap to 0."""
+    return <int64_t>(((length + 4095) & DEF_MASK) >> 12)
+
+
+cdef class System(WorldHandle):
+    """A machine running `kernel`; the protocol of `fastmlock.scenario.system.SystemUnderTest`.
+
+    Parameters
+    ----------
+    kernel : str
+        a name of `fastmlock.kernels.RELEASES`, or a `Traits`
+    cpus, nodes, memcgs : int
+    worker_cpu, controller_cpu : int
+        where new processes and the one that owns the files run
+    capacity : dict
+        see `WorldHandle`; arrays grow as they must
+
+    Raises
+    ------
+    fastmlock.kernels.UnknownKernel, ValueError
+    """
+
+    def __init__(self, kernel="5.17-rc2", int cpus=2, int worker_cpu=0, int controller_cpu=1, *, int nodes=1,
+                 int memcgs=1, dict capacity=None):
+        traits = kernels.get(kernel) if isinstance(kernel, str) else kernel
+        WorldHandle.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
+        self.kernel = kernel if isinstance(kernel, str) else "custom"
+        self.cpus = cpus
+        self.worker_cpu = min(worker_cpu, cpus - 1)
+        self.controller_cpu = min(controller_cpu, cpus - 1)
+        self.smaps_shows_lf = bool(traits.smaps_lf)
+        self.next_observer = 0x200000000
+        self.controller = self.spawn(cpu=self.controller_cpu)
+
+    # ------------------------------------------------------------ entering the kernel
+    cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
+        cdef Task *t
+        cdef World *w = self.w
+        cdef int req
+        if task < 1 or task >= w.nr_tasks or not w.tasks[task].mm:
+            raise ValueError(f"no process {task}")
+        # what one call may need beyond its pages: a few VMAs, nodes and tables
+        self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
+                     avcs=64 + 8 * self.nr_vmas(task))
+        t = &w.tasks[task]
+        with nogil:
+            flow_start(w, task, flow, a, b, c, d)
+            req = run_untimed(w, task)
+        if req == REQ_ERROR:
+            if w.error == ERR_UNSUPPORTED:
+                raise NotSupported(NOT_MODELLED.get(w.unsupported, f"flow {w.unsupported}"))
+            self.check()
+        return t.ret, t.err
+
+    cdef int nr_vmas(self, int task):
+        return self.w.mms[self.w.tasks[task].mm].map_count
+
+    cdef int make_room(self, long pages) except -1:
+        """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
+        cdef long leaves = pages // 512 + 4
+        self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
+        return 0
+
+    # ------------------------------------------------------------ processes
+    def spawn(self, *, int cpu=0):
+        """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. -> pid"""
+        cdef World *w = self.w
+        cdef Task *t
+        self.reserve(tasks=1, mms=1)
+        if cpu < 0 or cpu >= w.nr_cpus:
+            raise ValueError(f"cpu {cpu}: there are {w.nr_cpus}")
+        pid = w.nr_tasks
+        w.nr_tasks += 1
+        t = &w.tasks[pid]
+        t.pid = pid
+        t.cpu = cpu
+        t.mm = mm_alloc(w)
+        t.depth = -1
+        t.rlimit_memlock = w.tr.rlimit_memlock
+        t.cap_ipc_lock = 1
+        t.uid = 0
+        self.check()
+        return pid
+
+    def fork(self, int pid):
+        """-> pid of the child"""
+        cdef World *w = self.w
+        cdef Task *p
+        cdef Task *c
+        child = self.spawn(cpu=w.tasks[pid].cpu)
+        n = w.mms[w.tasks[pid].mm].rss + 512
+        self.make_room(n)
+        self.reserve(vmas=self.nr_vmas(pid) + 8, nodes=16 * (self.nr_vmas(pid) + 4), avcs=16 * (self.nr_vmas(pid) + 4),
+                     leaves=w.leaves_used, ptes=w.ptes_used, tables=w.tables_used)
+        p = &w.tasks[pid]
+        c = &w.tasks[child]
+        c.rlimit_memlock = p.rlimit_memlock
+        c.cap_ipc_lock = p.cap_ipc_lock
+        c.uid = p.uid
+        self.call(pid, F_SYS_FORK, c.mm)
+        return child
+
+    def exit(self, int pid):
+        self.call(pid, F_SYS_EXIT)
+
+    def alive(self, int pid):
+        return self.w.tasks[pid].mm != 0
+
+    def set_cpu(self, int pid, int cpu):
+        if cpu < 0 or cpu >= self.w.nr_cpus:
+            raise ValueError(f"cpu {cpu}: there are {self.w.nr_cpus}")
+        self.w.tasks[pid].cpu = cpu
+
+    def set_rlimit_memlock(self, int pid, limit_bytes):
+        """Soft and hard limit alike; only root may raise the hard one."""
+        cdef Task *t = &self.w.tasks[pid]
+        if limit_bytes > t.rlimit_memlock and t.uid:
+            return -1, _errno.EPERM
+        t.rlimit_memlock = limit_bytes
+        return 0, 0
+
+    def setuid(self, int pid, int uid):
+        """All user and group ids; leaving root loses every capability."""
+        cdef Task *t = &self.w.tasks[pid]
+        if t.uid and uid != t.uid:
+            return -1, _errno.EPERM
+        t.uid = uid
+        t.cap_ipc_lock = uid == 0
+        return 0, 0
+
+    # ------------------------------------------------------------ mappings
+    def mmap(self, int pid, addr, length, int prot, int flags, file, offset):
+        """As mmap(2), at an address the caller chooses (MAP_FIXED or MAP_FIXED_NOREPLACE)."""
+        cdef int64_t pages = pages_up(length)
+        if not length:
+            return -1, _errno.EINVAL
+        if not pages or pages << 12 > TASK_SIZE:
+            return -1, _errno.ENOMEM
+        if not flags & (0x10 | 0x100000):
+            raise NotSupported("mmap at an address of the kernel's choice")
+        if addr % 4096 or offset % 4096:
+            return -1, _errno.EINVAL
+        if addr > TASK_SIZE - (pages << 12):
+            return -1, _errno.ENOMEM
+        self.make_room(pages)
+        mapping, pgoff = (0, 0) if file is None else (file, offset >> 12)
+        if file is None and flags & 1:
+            mapping = self.new_mapping(pages, True)
+        return self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32, mapping | pgoff << 20)
+
+    def munmap(self, int pid, addr, length):
+        if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
+            return -1, _errno.EINVAL
+        return self.call(pid, F_SYS_MUNMAP, addr, length)
+
+    def mremap(self, int pid, addr, old_len, new_len, int flags, new_addr):
+        if addr % 4096 or flags & 2 and new_addr % 4096:
+            return -1, _errno.EINVAL
+        old, new = pages_up(old_len), pages_up(new_len)
+        if max(old, new) << 12 > TASK_SIZE:
+            return -1, _errno.ENOMEM
+        self.make_room(max(old, new))
+        self.reserve(vmas=16, nodes=64, avcs=64)
+        return self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr)
+
+    def mprotect(self, int pid, addr, length, int prot):
+        if addr % 4096:
+            return -1, _errno.EINVAL
+        if not length:
+            return 0, 0
+        pages = pages_up(length)
+        if not pages or (addr >> 12) + pages > 1 << 52:
+            return -1, _errno.ENOMEM
+        self.make_room(min(pages, 1 << 20))
+        return self.call(pid, F_SYS_MPROTECT, addr >> 12, (addr >> 12) + pages, prot)
+
+    def madvise(self, int pid, addr, length, int advice):
+        cdef World *w = self.w
+        valid = (w.tr.madv_populate if advice in (22, 23) else w.tr.madv_dontneed_locked if advice == 24
+                 else w.tr.madv_collapse if advice == 25 else advice in _ADVICE)
+        if not valid or addr % 4096:
+            return -1, _errno.EINVAL
+        if advice == 25:
+            raise NotSupported("MADV_COLLAPSE")
+        pages = pages_up(length)
+        if length and not pages or (addr >> 12) + pages >= 1 << 52:
+            return -1, _errno.EINVAL
+        if not pages:
+            return 0, 0
+        self.make_room(min(pages, 1 << 20))
+        return self.call(pid, F_SYS_MADVISE, addr >> 12, (addr >> 12) + pages, advice)
+
+    # ------------------------------------------------------------ locking
+    def mlock(self, int pid, addr, length):
+        return self.do_mlock(pid, addr, length, K.VM_LOCKED)
+
+    def mlock2(self, int pid, addr, length, flags):
+        if flags & ~1:
+            return -1, _errno.EINVAL
+        return self.do_mlock(pid, addr, length, K.VM_LOCKED | (K.VM_LOCKONFAULT if flags else 0))
+
+    def do_mlock(self, int pid, addr, length, flags):
+        pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if pages > 1 << 36:
+            # beyond any address space: the limit is tested first, then the range turns out to wrap
+            t = self.tasks[pid]
+            mm = self.mms[t["mm"]]
+            if not t["rlimit_memlock"] and not t["cap_ipc_lock"]:
+                return -1, _errno.EPERM
+            if not t["cap_ipc_lock"]:
+                return -1, _errno.ENOMEM
+            if (addr >> 12) + pages > 1 << 52:
+                return -1, _errno.EINVAL
+        self.make_room(min(pages, 1 << 22))
+        return self.call(pid, F_SYS_MLOCK, addr & ~4095, pages << 12, flags)
+
+    def munlock(self, int pid, addr, length):
+        pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if pages > 1 << 36 and (addr >> 12) + pages > 1 << 52:
+            return -1, _errno.EINVAL
+        return self.call(pid, F_SYS_MUNLOCK, addr & ~4095, min(pages, 1 << 40) << 12)
+
+    def mlockall(self, int pid, flags):
+        self.make_room(self.w.mms[self.w.tasks[pid].mm].total_vm)
+        return self.call(pid, F_SYS_MLOCKALL, flags)
+
+    def munlockall(self, int pid):
+        return self.call(pid, F_SYS_MUNLOCKALL)
+
+    # ------------------------------------------------------------ other acts of a process
+    def touch(self, int pid, addr, long pages, bint write):
+        """Reads or writes one byte of each page. -> (pages done, signal or 0)"""
+        self.make_room(pages)
+        done, _ = self.call(pid, F_TOUCH, addr >> 12, pages, write)
+        return done, self.w.tasks[pid].sig
+
+    def move_pages(self, int pid, addr):
+        """move_pages(2) of one page to the node it is on: drains every cpu. -> (status, 0)"""
+        self.drain_all()
+        kind, pfn = self.pte(pid, addr)
+        if not self.find(pid, addr) or pfn == self.w.zero_page:
+            return -_errno.EFAULT, 0
+        return (-_errno.ENOENT, 0) if kind == "-" else (0, 0)
+
+    def local_drain(self, int pid):
+        """lru_add_drain() on the process's cpu."""
+        return self.call(pid, F_LOCAL_DRAIN)
+
+    # ------------------------------------------------------------ files and the controller
+    def new_mapping(self, long pages, bint shmem):
+        cdef World *w = self.w
+        cdef Mapping *m
+        slots = max(pages, 1)
+        self.reserve(mappings=1, cache=slots)
+        mapping = w.mappings_used
+        w.mappings_used += 1
+        m = &w.mappings[mapping]
+        m.base = w.cache_used
+        m.capacity = slots
+        m.size = pages
+        m.shmem = shmem
+        w.cache_used += slots
+        return mapping
+
+    def create_file(self, str fs, long pages, *, bint sparse=False):
+        """A file on "tmpfs" or "ext4", written page by page unless `sparse`; the controller maps it and never touches
+        it. -> file number"""
+        if fs not in ("tmpfs", "ext4"):
+            raise NotSupported(f"a file on {fs}")
+        if pages < 0:
+            raise ValueError(f"a file of {pages} pages")
+        file = self.new_mapping(pages, fs == "tmpfs")
+        self.make_room(pages)
+        if not sparse:
+            self.call(self.controller, F_FILE_WRITE, file, 0, pages, fs == "ext4")
+        size = max(pages, 1)
+        self.next_observer += size + 0x1000
+        self.mmap(self.controller, self.next_observer << 12, size << 12, 1, 1 | 0x10, file, 0)
+        self.drain_all()
+        return file
+
+    cdef int grow_file(self, int file, long pages) except -1:
+        """Room in the page cache for `pages` pages of the file."""
+        cdef Mapping *m = &self.w.mappings[file]
+        if pages > m.capacity:
+            old = self.cache[m.base:m.base + m.capacity].copy()
+            self.reserve(cache=pages)
+            m = &self.w.mappings[file]
+            self.cache[self.w.cache_used:self.w.cache_used + len(old)] = old
+            m.base = self.w.cache_used
+            m.capacity = pages
+            self.w.cache_used += pages
+        return 0
+
+    def drain_all(self):
+        self.call(self.controller, F_SYS_DRAIN_ALL)
+
+    def truncate(self, int file, long pages):
+        if pages < 0:
+            return -1, _errno.EINVAL
+        self.grow_file(file, pages)
+        return self.call(self.controller, F_TRUNCATE, file, pages, <long>1 << 40, pages)
+
+    def punch(self, int file, long offset, long pages):
+        if offset < 0 or pages <= 0:
+            return -1, _errno.EINVAL
+        return self.call(self.controller, F_TRUNCATE, file, offset, offset + pages, -1)
+
+    def fadvise_dontneed(self, int file, long offset, long pages):
+        return self.call(self.controller, F_FADVISE, file, offset, offset + pages if pages else <long>1 << 40, 1)
+
+    def pwrite(self, int file, long offset, long pages):
+        self.grow_file(file, offset + pages)
+        self.make_room(pages)
+        self.call(self.controller, F_FILE_WRITE, file, offset, pages, 0)
+        return (4096 if pages > 0 else 0), 0
+
+    def pread(self, int file, long offset, long pages):
+        self.make_room(pages + 64)
+        done, _ = self.call(self.controller, F_FILE_READ, file, offset, pages)
+        return (4096 if pages > 0 and done == pages else 0), 0
+
+    def compact(self):
+        self.make_room(self.w.pages_used)
+        self.call(self.controller, F_COMPACT)
+        return 1, 0
+
+    def drop_caches(self, int what):
+        if not 1 <= what <= 4:
+            return -1, _errno.EINVAL
+        if what & 1:
+            for file in range(1, self.w.mappings_used):
+                self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
+        return len(str(what)), 0
+
+    def sysctl(self, str path, str value):
+        if path == "/proc/sys/vm/compact_memory":
+            return self.compact()
+        if path == "/proc/sys/vm/drop_caches":
+            return self.drop_caches(int(value))
+        if path != "/proc/sys/vm/stat_refresh":
+            raise NotSupported(f"sysctl {path}")
+        return len(value), 0
+
+    # ------------------------------------------------------------ what can be seen
+    def vmstat(self):
+        stat = self.stat_refresh()
+        events = self.vm_events()
+        out = {"nr_mlock": int(stat[K.ST_MLOCK]), "nr_unevictable": int(stat[K.ST_UNEVICTABLE])}
+        out.update((f"unevictable_pgs_{name}", int(events[i])) for i, name in enumerate(_EVENTS))
+        out.update(nr_inactive_anon=int(stat[0]), nr_active_anon=int(stat[1]), nr_inactive_file=int(stat[2]),
+                   nr_active_file=int(stat[3]))
+        return out
+
+    def vm_lck(self, int pid):
+        return self.w.mms[self.w.tasks[pid].mm].locked_vm * 4
+
+    def vmas(self, int pid):
+        cdef World *w = self.w
+        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma
+        out = []
+        while vma:
+            out.append(self.smaps(vma))
+            vma = w.vmas[vma].next
+        return out
+
+    cdef tuple smaps(self, uint32_t vma):
+        """One entry of smaps: Locked is the proportional share of the pages present in a locked vma."""
+        cdef World *w = self.w
+        cdef Vma *v = &w.vmas[vma]
+        cdef int64_t vpn = next_mapped(w, v.mm, v.start, v.end), base
+        cdef int64_t rss = 0, pss = 0
+        cdef uint32_t leaf
+        cdef uint64_t pte
+        cdef int i, end
+        while vpn < v.end:
+            leaf = find_leaf(w, v.mm, vpn)
+            base = w.leaves[leaf].vpn
+            end = <int>min(v.end - base, 512)
+            i = next_pte(w, leaf, <int>(vpn - base), end)
+            while i < end:
+                pte = pte_get(w, leaf, i)
+                if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
+                    rss += 4096
+                    pss += (<int64_t>4096 << 12) // max(w.pages[pte_pfn(pte)].mapcount, 1)
+                i = next_pte(w, leaf, i + 1, end)
+            vpn = next_mapped(w, v.mm, base + 512, v.end)
+        return (v.start << 12, v.end << 12, v.flags & 0x7fffffffffff, pss >> 22 if v.flags & VM_LOCKED else 0, rss >> 10)
+
+    cdef uint32_t find(self, int pid, addr):
+        cdef uint32_t vma = find_vma(self.w, self.w.tasks[pid].mm, addr >> 12)
+        return vma if vma and self.w.vmas[vma].start <= addr >> 12 else 0
+
+    def pte(self, int pid, addr):
+        cdef World *w = self.w
+        cdef uint32_t leaf = find_leaf(w, w.tasks[pid].mm, addr >> 12)
+        cdef uint64_t pte = pte_get(w, leaf, (addr >> 12) & 511) if leaf else 0
+        if pte & (PTE_SWAP | PTE_MIGRATION):
+            return "s", 0
+        if not pte & PTE_PRESENT:
+            return "-", 0
+        anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
+        return "a" if anon else "f", pte_pfn(pte)
+
+    def page(self, long pfn):
+        """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
+        cdef Page *p = &self.w.pages[pfn]
+        if p.flags & PG_buddy:
+            return 0, "", -1
+        counted = self.w.tr.p06 and (p.flags & (PG_lru | PG_unevictable)) == (PG_lru | PG_unevictable)
+        return (p.mapcount, "".join(letter for flag, letter in _LETTERS if p.flags & <uint32_t>flag),
+                p.lru_prev if counted else -1)
+
+    def file_pages(self, int file):
+        return self.w.mappings[file].size
+
+    def cached(self, int file, long index):
+        cdef Mapping *m = &self.w.mappings[file]
+        return self.w.cache[m.base + index] if 0 <= index < m.capacity else 0
