@@ -67,6 +67,11 @@ class Traits:
     rmap_trylock: int = 0           #: reclaim only trylocks the rmap locks (5.19)
     delayed_rmap: int = 0           #: dirty file ptes leave the rmap when the gather is flushed (6.2)
     dontunmap_any: int = 1          #: MREMAP_DONTUNMAP beyond private anonymous memory (5.13)
+    populate_walks_holes: int = 1   #: MADV_POPULATE passes over holes; from 6.9 it stops, and drains if refused
+    populate_checks_first: int = 0  #: a populate that is refused does not drain (6.9)
+    mremap_positive_efault: int = 1 #: mremap of no vma answers 14 as if it were an address (5.16 to 5.18)
+    mremap_many: int = 0            #: MREMAP_FIXED moves a range of several VMAs (6.17)
+    merge_unfaulted: int = 0        #: a VMA without anon_vma takes in one that has a single one (6.16)
     pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.17 to 6.1)
     release: int = 517              #: major * 100 + minor, for reports
     rlimit_memlock: int = 64 << 10  #: default soft RLIMIT_MEMLOCK in bytes (8 MiB from 5.16)
@@ -84,15 +89,16 @@ def with_patches(base: Traits, first: int) -> Traits:
     return replace(base, **{f"p{n:02}": 1 for n in range(1, first + 1)})
 
 
-_V5_10 = Traits(release=510, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0, pread_marks_next=1)
+_V5_10 = Traits(release=510, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0, pread_marks_next=1,
+                mremap_positive_efault=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1)
 _V6_1 = replace(_V5_18, release=601, madv_collapse=1, exit_mmap_read=1, rmap_trylock=1,
-               anon_exclusive=1)
+               anon_exclusive=1, mremap_positive_efault=0)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
-                 large_folio=1, delayed_rmap=1, pread_marks_next=1)
-_V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0)
+                 large_folio=1, delayed_rmap=1, pread_marks_next=1, populate_walks_holes=0, populate_checks_first=1)
+_V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1)
 
 RELEASES: dict[str, Traits] = {
     "5.10": _V5_10,

@@ -370,8 +370,7 @@ cdef class System(WorldHandle):
 
     def compact(self):
         self.make_room(self.w.pages_used)
-        self.call(self.controller, F_COMPACT)
-        return 1, 0
+        return self.call(self.controller, F_COMPACT)
 
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
@@ -379,7 +378,7 @@ cdef class System(WorldHandle):
         if what & 1:
             for file in range(1, self.w.mappings_used):
                 self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
-        return len(str(what)), 0
+        return 0, 0
 
     def sysctl(self, str path, str value):
         if path == "/proc/sys/vm/compact_memory":
@@ -388,7 +387,7 @@ cdef class System(WorldHandle):
             return self.drop_caches(int(value))
         if path != "/proc/sys/vm/stat_refresh":
             raise NotSupported(f"sysctl {path}")
-        return len(value), 0
+        return 0, 0
 
     # ------------------------------------------------------------ what can be seen
     def vmstat(self):

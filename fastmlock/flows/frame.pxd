@@ -46,9 +46,9 @@ cdef enum Flow:
     F_SYS_MUNLOCK           # a = addr, b = length
     F_SYS_MLOCKALL          # a = flags
     F_SYS_MUNLOCKALL
-    F_SYS_MPROTECT          # a = addr, b = length, c = prot
-    F_SYS_MREMAP            # a = addr, b = old length, c = new length | flags << 48, d = new addr
-    F_SYS_MADVISE           # a = addr, b = length, c = advice
+    F_SYS_MPROTECT          # a = start, b = end (page numbers), c = prot
+    F_SYS_MREMAP            # a = addr, b = old pages, c = new pages | flags << 40, d = new addr
+    F_SYS_MADVISE           # a = start, b = end (page numbers), c = advice
     F_SYS_FORK              # a = child task
     F_SYS_EXIT
     F_LOCAL_DRAIN
@@ -61,7 +61,18 @@ cdef enum Flow:
     F_DROP_CACHES           # a = mapping
     F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
     F_READAHEAD             # a = mapping, b = pgoff
-    F_RECLAIM_PAGE
+    F_VMA_FLAGS             # merge or split so that a vma covers [b, c) with flags d: a = vma; res = vma or -errno
+    F_MPROTECT_FIXUP        # a = vma, b = start, c = end, d = flags; res = vma or -errno
+    F_MADVISE_VMA           # a = vma, b = start, c = end, d = advice; res = vma or -errno
+    F_MADV_POPULATE         # a = start, b = end, c = write; res = 0 or -errno
+    F_COLD                  # madvise COLD and PAGEOUT of one vma: a = vma, b = start, c = end, d = pageout
+    F_MOVE_TABLES           # move_page_tables: a = old vpn, b = new vpn, c = pages
+    F_MOVE_VMA              # a = vma, b = old vpn, c = old pages | new pages << 32, d = new vpn; res = vpn or -errno
+    F_TRY_TO_UNMAP          # a = page; res = unmapped everywhere
+    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page; res = freed
+    F_MIGRATE               # unmap_and_move: a = page; res = moved
+    F_TRY_TO_MIGRATE        # a = page
+    F_REMOVE_MIGRATION      # a = old page, b = new page
     F_COMPACT
     NR_FLOWS = 256
 

@@ -117,8 +117,8 @@ cdef int mm_populate(World *w, Task *t, Frame *f) noexcept nogil:
                 f.a = end
                 continue
             if not v.flags & (VM_READ | VM_WRITE | VM_EXEC):
-                t.res = -EFAULT
-                f.pc = PO_DONE
+                t.res = f.d = -EFAULT
+                f.pc = PO_DRAINED if w.tr.populate_checks_first else PO_DONE
                 return REQ_NONE
             flags = FOLL_TOUCH | FOLL_POPULATE
             if v.flags & VM_LOCKONFAULT:
@@ -132,6 +132,36 @@ cdef int mm_populate(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, f.d)
 
 
+cdef int madvise_populate(World *w, Task *t, Frame *f) noexcept nogil:
+    """MADV_POPULATE_READ and _WRITE (c) of [a, b): neither forced nor held back by VM_LOCKONFAULT. res = 0 or -errno.
+    i = vma, d = answer."""
+    if f.pc == 1:
+        f.d = t.res
+        f.pc = 2
+        if w.tr.drain_on_populate:
+            return call(w, t, f, 2, F_DRAIN, t.cpu)
+    if f.pc == 2:
+        if f.d <= 0:
+            return ret(t, f.d)
+        f.a += f.d
+        f.d = 0
+    if f.pc == 3 or f.a >= f.b:
+        return ret(t, f.d)
+    f.i = find_vma(w, t.mm, f.a)
+    if not f.i or w.vmas[f.i].start > f.a:
+        f.d = -ENOMEM
+    elif (w.vmas[f.i].flags & (VM_IO | VM_PFNMAP)
+          or not w.vmas[f.i].flags & (VM_WRITE if f.c else VM_READ)):
+        f.d = -EINVAL
+    if f.d:
+        if not w.tr.populate_walks_holes:
+            return call(w, t, f, 3, F_DRAIN, t.cpu)
+        return ret(t, f.d)
+    return call(w, t, f, 1, F_GUP, f.i, f.a, min(f.b, w.vmas[f.i].end),
+                FOLL_TOUCH | FOLL_POPULATE | (FOLL_WRITE if f.c else 0) | (0 if w.tr.p02 else FOLL_MLOCK))
+
+
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_GUP] = get_user_pages
     table[<int>F_POPULATE] = mm_populate
+    table[<int>F_MADV_POPULATE] = madvise_populate

@@ -137,73 +137,58 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, f.k)
 
 
-# ---- one vma's piece
-cdef enum:
-    FX_MERGED = 1
-    FX_SPLIT_START = 2
-    FX_SPLIT_END = 3
-    FX_FLAGS = 4
-    FX_DONE = 5
-
-
-cdef int mlock_fixup(World *w, Task *t, Frame *f) noexcept nogil:
-    """Gives [b, c) of vma a the flags d: merge with neighbours or split, account locked_vm, then the pages.
-    res = the vma that now covers the piece, or -errno. i = vma, k = locked_vm changed by b..c."""
-    cdef uint32_t vma
-    cdef Vma *v
-    cdef Frame *g
-    cdef uint64_t old
-    cdef int64_t n
+cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
+    """Merges with neighbours or splits, so that one vma covers [b, c) of vma a to be given the flags d. res = that
+    vma or -errno; a merged vma has the flags already. i = vma."""
     cdef int r
     if f.pc == 0:
         f.i = <int32_t>f.a
-        v = &w.vmas[f.i]
-        if <uint64_t>f.d == v.flags or v.flags & (VM_SPECIAL | VM_HUGETLB):
-            return ret(t, f.i)
-        r = call(w, t, f, FX_MERGED, F_VMA_MERGE, f.i if f.b > v.start else v.prev, f.b, f.c, f.d)
+        r = call(w, t, f, 1, F_VMA_MERGE, f.i if f.b > w.vmas[f.i].start else w.vmas[f.i].prev, f.b, f.c, f.d)
         t.stack[t.depth].i = f.i
         return r
-    if f.pc == FX_MERGED:
+    if f.pc == 1:
         if t.res:
-            f.i = <int32_t>t.res
-            # a merged vma has the new flags already; the piece's old ones are those it was asked from
-            f.k = 1
-            f.pc = FX_FLAGS
-        else:
-            if f.b != w.vmas[f.i].start:
-                return call(w, t, f, FX_SPLIT_START, F_VMA_SPLIT, f.i, f.b, 1)
-            t.res = 0
-            f.pc = FX_SPLIT_START
-    if f.pc == FX_SPLIT_START:
+            return ret(t, t.res)
+        f.pc = 2
+        if f.b != w.vmas[f.i].start:
+            return call(w, t, f, 2, F_VMA_SPLIT, f.i, f.b, 1)
+    if f.pc == 2:
         if t.res < 0:
             return ret(t, t.res)
+        f.pc = 3
         if f.c != w.vmas[f.i].end:
-            return call(w, t, f, FX_SPLIT_END, F_VMA_SPLIT, f.i, f.c, 0)
-        t.res = 0
-        f.pc = FX_SPLIT_END
-    if f.pc == FX_SPLIT_END:
+            return call(w, t, f, 3, F_VMA_SPLIT, f.i, f.c, 0)
+    return ret(t, t.res if t.res < 0 else f.i)
+
+
+# ---- one vma's piece
+cdef int mlock_fixup(World *w, Task *t, Frame *f) noexcept nogil:
+    """Gives [b, c) of vma a the flags d, accounts locked_vm, then sees to the pages. res = the vma that now covers the
+    piece, or -errno. i = vma. The caller's frame keeps in d the flags the piece had before."""
+    cdef Vma *v = &w.vmas[<uint32_t>f.a]
+    cdef uint64_t old = <uint64_t>t.stack[t.depth - 1].d
+    cdef int64_t n
+    if f.pc == 0:
+        f.i = <int32_t>f.a
+        if <uint64_t>f.d == v.flags or v.flags & (VM_SPECIAL | VM_HUGETLB):
+            return ret(t, f.i)
+        return call(w, t, f, 1, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
+    if f.pc == 1:
         if t.res < 0:
             return ret(t, t.res)
-        f.pc = FX_FLAGS
-    if f.pc == FX_FLAGS:
-        v = &w.vmas[f.i]
-        # the caller's frame knows the flags the piece had before
-        old = <uint64_t>t.stack[t.depth - 1].d
+        f.i = <int32_t>t.res
         n = f.c - f.b
         if not f.d & VM_LOCKED:
             n = -n
         elif old & VM_LOCKED:
             n = 0
-        w.mms[v.mm].locked_vm += n
-        if w.tr.p07:
-            if old & VM_LOCKED and f.d & VM_LOCKED:
-                set_vm_flags(w, f.i, <uint64_t>f.d)
-            else:
-                return call(w, t, f, FX_DONE, F_MLOCK_RANGE, f.i, f.b, f.c, f.d)
-        elif f.d & VM_LOCKED:
+        w.mms[w.vmas[f.i].mm].locked_vm += n
+        if w.tr.p07 and not (old & VM_LOCKED and f.d & VM_LOCKED):
+            return call(w, t, f, 2, F_MLOCK_RANGE, f.i, f.b, f.c, f.d)
+        if w.tr.p07 or f.d & VM_LOCKED:
             set_vm_flags(w, f.i, <uint64_t>f.d)
         else:
-            return call(w, t, f, FX_DONE, F_MUNLOCK_RANGE, f.i, f.b, f.c)
+            return call(w, t, f, 2, F_MUNLOCK_RANGE, f.i, f.b, f.c)
     return ret(t, f.i)
 
 
@@ -372,6 +357,7 @@ cdef void register(flow_fn *table) noexcept:
     table[<int>F_MLOCK_RANGE] = mlock_vma_pages_range
     table[<int>F_VMA_SPLIT] = vma_split_locked
     table[<int>F_VMA_MERGE] = vma_merge_locked
+    table[<int>F_VMA_FLAGS] = vma_flags_locked
     table[<int>F_MLOCK_FIXUP] = mlock_fixup
     table[<int>F_APPLY_LOCK] = apply_vma_lock_flags
     table[<int>F_APPLY_LOCK_ALL] = apply_mlockall_flags

@@ -1,7 +1,461 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Reclaim and migration of single pages: MADV_COLD, MADV_PAGEOUT, compaction. (mm/vmscan.c, mm/migrate.c)
+
+The specification, section 2.8 and patches 08, 11 and 13. There is no swap: anonymous and tmpfs pages cannot leave.
+"""
 from fastmlock.flows.frame cimport *
+from fastmlock.flows.mlock cimport mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.filemap cimport delete_from_page_cache
+from fastmlock.mm.interval_tree cimport tree_next
+from fastmlock.mm.lru cimport *
+from fastmlock.mm.mlock cimport vma_counts_mlock
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.rmap cimport *
+
+
+cdef inline int64_t rmap_lock_class(World *w, uint32_t page) noexcept nogil:
+    return LK_ANON_VMA if w.pages[page].flags & PG_anon else LK_I_MMAP
+
+
+cdef inline int64_t rmap_lock(World *w, uint32_t page) noexcept nogil:
+    cdef Page *p = &w.pages[page]
+    return w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
+
+
+cdef inline int64_t rmap_address(World *w, uint32_t node, uint32_t page) noexcept nogil:
+    cdef Vma *v = &w.vmas[w.nodes[node].vma]
+    return v.start + (w.pages[page].index - v.pgoff)
+
+
+# ---- MADV_COLD, MADV_PAGEOUT
+cdef enum:
+    CO_NEXT = 1
+    CO_PTL = 2
+    CO_ISOLATED = 3
+    CO_UNLOCKED = 4
+    CO_SHRINK = 5
+    CO_SHRUNK = 6
+
+
+cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
+    """Pages of [b, c) in vma a that are mapped once: aged, then deactivated, or (d) isolated and reclaimed table by
+    table. i = leaf, j = entry, k = page or position in the isolated list (the task's gather)."""
+    cdef Vma *v = &w.vmas[<uint32_t>f.a]
+    cdef uint32_t *isolated = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
+    cdef uint64_t pte
+    cdef uint32_t page
+    cdef int end
+    if f.pc == 0:
+        return call(w, t, f, CO_NEXT, F_DRAIN, t.cpu)
+    while True:
+        if f.pc == CO_NEXT:
+            f.b = next_mapped(w, v.mm, f.b, f.c)
+            if f.b >= f.c:
+                return ret(t, 0)
+            f.i = find_leaf(w, v.mm, f.b)
+            f.j = <int32_t>(f.b - w.leaves[f.i].vpn)
+            return ask(t, f, CO_PTL, REQ_SPIN_LOCK, LK_PTL, f.i)
+        if f.pc == CO_ISOLATED:
+            f.pc = CO_PTL
+            if t.res:
+                if test(w, f.k, PG_unevictable):
+                    return call(w, t, f, CO_PTL, F_PUTBACK, f.k)
+                isolated[t.gather] = f.k
+                t.gather += 1
+        if f.pc == CO_PTL:
+            end = <int>min(f.c - w.leaves[f.i].vpn, 512)
+            f.j = next_pte(w, f.i, f.j, end)
+            if f.j >= end:
+                f.b = w.leaves[f.i].vpn + 512
+                f.k = 0
+                return ask(t, f, CO_SHRINK, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+            pte = pte_get(w, f.i, f.j)
+            f.j += 1
+            page = pte_pfn(pte)
+            if ((pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or not test(w, page, PG_lru)
+                    or w.pages[page].mapcount != 1):
+                continue
+            pte_flags(w, f.i, f.j - 1, 0, PTE_YOUNG)
+            w.pages[page].flags &= ~<uint32_t>PG_referenced
+            if f.d:
+                f.k = page
+                return call(w, t, f, CO_ISOLATED, F_ISOLATE, page)
+            if w.pages[page].flags & PG_active and not w.pages[page].flags & PG_unevictable:
+                if pvec_add(w, t.cpu, PVEC_DEACTIVATE, page, 0):
+                    return call(w, t, f, CO_PTL, F_PVEC, t.cpu, PVEC_DEACTIVATE)
+            continue
+        if f.pc == CO_SHRUNK:
+            page = isolated[f.k]
+            f.k += 1
+            f.pc = CO_SHRINK
+            if not t.res:
+                return call(w, t, f, CO_SHRINK, F_PUTBACK, page)
+        if f.pc == CO_SHRINK:
+            if f.k < t.gather:
+                return call(w, t, f, CO_SHRUNK, F_SHRINK_PAGE, isolated[f.k])
+            t.gather = 0
+            f.pc = CO_NEXT
+
+
+# ---- one isolated page of shrink_page_list, references ignored
+cdef enum:
+    SH_LOCKED = 1
+    SH_UNMAPPED = 2
+    SH_FREE = 3
+    SH_KEEP = 4
+    SH_FREED = 5
+
+
+cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
+    """a = page; res = 1 if it was freed. i = verdict."""
+    cdef uint32_t page = <uint32_t>f.a
+    cdef Page *p = &w.pages[page]
+    if f.pc == 0:
+        if p.flags & PG_locked:
+            return ret(t, 0)
+        return ask(t, f, SH_LOCKED, REQ_LOCK_PAGE, LK_PAGE, page)
+    if f.pc == SH_LOCKED:
+        if not page_evictable(w, page):
+            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        if p.flags & PG_anon and p.flags & PG_swapbacked:       # nowhere to swap to
+            p.flags |= PG_active
+            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        t.res = 1
+        f.pc = SH_UNMAPPED
+        if p.mapcount:
+            return call(w, t, f, SH_UNMAPPED, F_TRY_TO_UNMAP, page)
+    if f.pc == SH_UNMAPPED:
+        if not t.res:
+            if not p.flags & PG_mlocked:
+                p.flags |= PG_active
+        elif p.flags & PG_dirty and not p.flags & PG_anon:      # not written here; tmpfs refuses
+            p.flags |= PG_active
+        elif p.flags & PG_anon or p.refcount == 2:              # lazily freed, or the cache's and ours alone
+            if not p.flags & PG_anon:
+                delete_from_page_cache(w, p.mapping, p.index)
+                p.refcount -= 1
+            p.flags &= ~<uint32_t>PG_unevictable
+            return ask(t, f, SH_FREE, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
+    if f.pc == SH_FREE:
+        f.pc = SH_FREED
+        if put_page_testzero(w, page):
+            return call(w, t, f, SH_FREED, F_FREE_PAGE, page)
+    return ret(t, f.pc == SH_FREED)
+
+
+# ---- try_to_unmap
+cdef enum:
+    TU_NEXT = 1
+    TU_PTL = 2
+    TU_REMOVED = 3
+    TU_MUNLOCKED = 4
+    TU_PTL_FREE = 5
+    TU_END = 6
+    TU_DONE = 7
+    TU_PUT = 8
+
+
+cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
+    """Unmaps page a everywhere up to the first locked vma that maps it, which marks it. res = unmapped everywhere.
+    i = tree node, j = leaf, k = stop, b = vpn, c = lock class, d = lock."""
+    cdef uint32_t page = <uint32_t>f.a
+    cdef Page *p = &w.pages[page]
+    cdef int64_t visits = 0
+    cdef uint64_t pte
+    cdef Vma *v
+    cdef int entry, called
+    if f.pc == 0:
+        f.c = rmap_lock_class(w, page)
+        f.d = rmap_lock(w, page)
+        return ask(t, f, TU_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
+    while True:
+        if f.pc == TU_NEXT:
+            if f.k or p.mapcount == 0:
+                f.i = 0
+            else:
+                f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits)
+                work(w, WK_RMAP_VMA, visits)
+            if not f.i:
+                return ask(t, f, TU_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
+            f.b = rmap_address(w, f.i, page)
+            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, f.b)
+            if not f.j:
+                continue
+            pte = pte_get(w, f.j, <int>(f.b & 511))
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
+                continue
+            return ask(t, f, TU_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
+        v = &w.vmas[w.nodes[f.i].vma]
+        entry = <int>(f.b & 511)
+        if f.pc == TU_PTL:
+            pte = pte_get(w, f.j, entry)
+            f.pc = TU_PTL_FREE
+            if v.flags & VM_LOCKED:
+                f.k = 1
+                if not w.tr.p04:
+                    return call(w, t, f, TU_PTL_FREE, F_MLOCK_PAGE, page)
+                if vma_counts_mlock(w, v, page):
+                    called = mlock_page(w, t, f, TU_PTL_FREE, page)
+                    if called != -1:
+                        return called
+            elif p.flags & PG_anon and p.flags & PG_swapbacked:
+                f.k = 1                             # would need swap
+            elif p.flags & PG_anon and pte & PTE_DIRTY:
+                p.flags |= PG_swapbacked            # lazily freed, then written again
+                f.k = 1
+            else:
+                if pte & PTE_DIRTY:
+                    p.flags |= PG_dirty
+                pte_clear(w, f.j, entry)
+                w.mms[v.mm].rss -= 1
+                f.pc = TU_REMOVED
+                if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
+                    return call(w, t, f, TU_REMOVED, F_CLEAR_MLOCK, page)
+        if f.pc == TU_REMOVED:
+            p.refcount -= 1
+            f.pc = TU_PTL_FREE
+        if f.pc == TU_PTL_FREE:
+            return ask(t, f, TU_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
+        if f.pc == TU_DONE:
+            return ret(t, p.mapcount == 0)
+
+
+# ---- migration
+cdef enum:
+    MG_ISOLATED = 1
+    MG_LOCKED = 2
+    MG_UNMAPPED = 3
+    MG_BACK = 4
+    MG_NEW_ADDED = 5
+    MG_NEW_DRAINED = 6
+    MG_RESTORED = 7
+    MG_UNLOCKED = 8
+    MG_NEW_PUT = 9
+    MG_FAILED = 10
+    MG_END = 11
+    MG_OLD_PUT = 12
+
+
+cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
+    """A new frame takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
+    cdef uint32_t new = alloc_page(w, w.pages[page].node, w.pages[page].memcg)
+    cdef Page *p = &w.pages[page]
+    cdef Page *n = &w.pages[new]
+    if not new:
+        return 0
+    n.flags |= p.flags & (PG_swapbacked | PG_dirty | PG_referenced | PG_active | PG_unevictable | PG_anon
+                          | PG_anon_exclusive)
+    n.mapping = p.mapping
+    n.index = p.index
+    if not p.flags & PG_anon and p.mapping:
+        w.cache[w.mappings[p.mapping].base + p.index] = new
+        n.refcount += 1
+        p.refcount -= 1
+    p.mapping = 0
+    p.flags &= ~<uint32_t>(PG_active | PG_dirty | PG_referenced)
+    return new
+
+
+cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
+    """Page a goes to a new frame: isolated, unmapped by migration entries, copied, mapped again. From patch 08 the new
+    page is on the LRU before its entries come back. res = moved. i = new page, j = it was mapped."""
+    cdef uint32_t page = <uint32_t>f.a
+    cdef Page *p = &w.pages[page]
+    if f.pc == 0:
+        return call(w, t, f, MG_ISOLATED, F_ISOLATE, page)
+    if f.pc == MG_ISOLATED:
+        if not t.res:
+            return ret(t, 0)
+        return ask(t, f, MG_LOCKED, REQ_LOCK_PAGE, LK_PAGE, page)
+    if f.pc == MG_LOCKED:
+        f.j = p.mapcount
+        t.res = 0
+        f.pc = MG_UNMAPPED
+        if f.j:
+            return call(w, t, f, MG_UNMAPPED, F_TRY_TO_MIGRATE, page)
+    if f.pc == MG_UNMAPPED:
+        if p.mapcount or p.refcount != 1 + (1 if not p.flags & PG_anon and p.mapping else 0):
+            f.pc = MG_FAILED
+            if f.j:
+                return call(w, t, f, MG_FAILED, F_REMOVE_MIGRATION, page, page)
+        else:
+            f.i = move_to_new_page(w, t, page)
+            if not f.i:
+                return REQ_ERROR
+            w.pages[f.i].flags |= PG_locked
+            f.pc = MG_NEW_ADDED if w.tr.p08 else MG_NEW_DRAINED
+            if w.tr.p08 and lru_cache_add(w, t.cpu, f.i):
+                return call(w, t, f, MG_NEW_ADDED, F_PVEC, t.cpu, PVEC_LRU_ADD)
+    if f.pc == MG_NEW_ADDED:
+        f.pc = MG_NEW_DRAINED
+        if f.j:
+            return call(w, t, f, MG_NEW_DRAINED, F_DRAIN, t.cpu)
+    if f.pc == MG_NEW_DRAINED:
+        f.pc = MG_RESTORED
+        if f.j:
+            return call(w, t, f, MG_RESTORED, F_REMOVE_MIGRATION, page, f.i)
+    if f.pc == MG_RESTORED:
+        return ask(t, f, MG_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, f.i)
+    if f.pc == MG_UNLOCKED:
+        if not w.tr.p08:
+            return call(w, t, f, MG_NEW_PUT, F_PUTBACK, f.i)
+        f.pc = MG_NEW_PUT
+        if put_page_testzero(w, f.i):
+            return call(w, t, f, MG_NEW_PUT, F_FREE_PAGE, f.i)
+    if f.pc == MG_NEW_PUT:
+        p.flags &= ~<uint32_t>PG_unevictable
+        return ask(t, f, MG_OLD_PUT, REQ_UNLOCK_PAGE, LK_PAGE, page)
+    if f.pc == MG_OLD_PUT:
+        f.pc = MG_END
+        if put_page_testzero(w, page):
+            return call(w, t, f, MG_END, F_FREE_PAGE, page)
+    if f.pc == MG_END:
+        return ret(t, 1)
+    if f.pc == MG_FAILED:
+        return ask(t, f, MG_BACK, REQ_UNLOCK_PAGE, LK_PAGE, page)
+    return become(t, f, F_PUTBACK)              # MG_BACK: res = 0
+
+
+cdef enum:
+    MI_NEXT = 1
+    MI_PTL = 2
+    MI_REMOVED = 3
+    MI_MUNLOCKED = 4
+    MI_PTL_FREE = 5
+    MI_DONE = 6
+
+
+cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
+    """Every entry of page a becomes a migration entry, locked vma or not. Same locals as try_to_unmap."""
+    cdef uint32_t page = <uint32_t>f.a
+    cdef Page *p = &w.pages[page]
+    cdef int64_t visits = 0
+    cdef uint64_t pte
+    cdef Vma *v
+    cdef int entry, called
+    if f.pc == 0:
+        f.c = rmap_lock_class(w, page)
+        f.d = rmap_lock(w, page)
+        return ask(t, f, MI_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
+    while True:
+        if f.pc == MI_NEXT:
+            f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits) if p.mapcount else 0
+            work(w, WK_RMAP_VMA, visits)
+            if not f.i:
+                return ask(t, f, MI_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
+            f.b = rmap_address(w, f.i, page)
+            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, f.b)
+            if not f.j:
+                continue
+            pte = pte_get(w, f.j, <int>(f.b & 511))
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
+                continue
+            return ask(t, f, MI_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
+        v = &w.vmas[w.nodes[f.i].vma]
+        entry = <int>(f.b & 511)
+        if f.pc == MI_PTL:
+            pte = pte_get(w, f.j, entry)
+            if pte & PTE_DIRTY and not p.flags & PG_anon:
+                p.flags |= PG_dirty
+            pte_clear(w, f.j, entry)
+            pte_set(w, f.j, entry, mk_pte(page, PTE_MIGRATION | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))), 0, 0)
+            f.pc = MI_REMOVED
+            if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
+                return call(w, t, f, MI_REMOVED, F_CLEAR_MLOCK, page)
+        if f.pc == MI_REMOVED:
+            f.pc = MI_MUNLOCKED
+            if w.tr.p04 and vma_counts_mlock(w, v, page):
+                called = munlock_page(w, t, f, MI_MUNLOCKED, page)
+                if called != -1:
+                    return called
+        if f.pc == MI_MUNLOCKED:
+            f.pc = MI_PTL_FREE
+            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+                return call(w, t, f, MI_PTL_FREE, F_PVEC, t.cpu, PVEC_MLOCK)
+        if f.pc == MI_PTL_FREE:
+            p.refcount -= 1
+            return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
+        if f.pc == MI_DONE:
+            return ret(t, 0)
+
+
+cdef int remove_migration_ptes(World *w, Task *t, Frame *f) noexcept nogil:
+    """Maps page b wherever a migration entry of page a waits; a locked vma marks it. i = tree node, j = leaf,
+    k = entry, c = lock class, d = lock."""
+    cdef uint32_t old = <uint32_t>f.a, page = <uint32_t>f.b
+    cdef Page *p = &w.pages[page]
+    cdef int64_t visits = 0, vpn
+    cdef uint64_t pte
+    cdef Vma *v
+    cdef int called
+    if f.pc == 0:
+        f.c = rmap_lock_class(w, page)
+        f.d = rmap_lock(w, page)
+        return ask(t, f, MI_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
+    while True:
+        if f.pc == MI_NEXT:
+            f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits)
+            work(w, WK_RMAP_VMA, visits)
+            if not f.i:
+                return ask(t, f, MI_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
+            vpn = rmap_address(w, f.i, page)
+            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, vpn)
+            f.k = <int32_t>(vpn & 511)
+            if not f.j:
+                continue
+            pte = pte_get(w, f.j, f.k)
+            if not pte & PTE_MIGRATION or pte_pfn(pte) != old:
+                continue
+            return ask(t, f, MI_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
+        v = &w.vmas[w.nodes[f.i].vma]
+        if f.pc == MI_PTL:
+            pte = pte_get(w, f.j, f.k)
+            get_page(w, page)
+            pte_clear(w, f.j, f.k)
+            pte_set(w, f.j, f.k, mk_pte(page, PTE_PRESENT | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))),
+                    0 if p.flags & PG_anon else p.mapping, p.index)
+            p.mapcount += 1
+            touch(w, page, 1)
+            if p.mapcount == 1:
+                mod_state(w, t.cpu, ST_ANON_MAPPED if p.flags & PG_anon else ST_FILE_MAPPED, 1)
+            f.pc = MI_REMOVED
+            if w.tr.p04:
+                if vma_counts_mlock(w, v, page):
+                    called = mlock_page(w, t, f, MI_REMOVED, page)
+                    if called != -1:
+                        return called
+            elif v.flags & VM_LOCKED:
+                return call(w, t, f, MI_REMOVED, F_MLOCK_PAGE, page)
+        if f.pc == MI_REMOVED:
+            f.pc = MI_PTL_FREE
+            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+                return call(w, t, f, MI_PTL_FREE, F_PVEC, t.cpu, PVEC_MLOCK)
+        if f.pc == MI_PTL_FREE:
+            return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
+        if f.pc == MI_DONE:
+            return ret(t, 0)
+
+
+cdef int compact(World *w, Task *t, Frame *f) noexcept nogil:
+    """Which pages a real kernel moves is chance; here every page that can be isolated moves once, in frame order.
+    i = page, j = end."""
+    if f.pc == 0:
+        f.j = w.pages_used
+        return call(w, t, f, 1, F_DRAIN_ALL, 0)
+    while f.i + 1 < f.j:
+        f.i += 1
+        if w.pages[f.i].flags & PG_lru:
+            return call(w, t, f, 1, F_MIGRATE, f.i)
+    return sysret(t, 0, 0)
 
 
 cdef void register(flow_fn *table) noexcept:
-    pass
+    table[<int>F_COLD] = cold_or_pageout
+    table[<int>F_SHRINK_PAGE] = shrink_page
+    table[<int>F_TRY_TO_UNMAP] = try_to_unmap
+    table[<int>F_MIGRATE] = unmap_and_move
+    table[<int>F_TRY_TO_MIGRATE] = try_to_migrate
+    table[<int>F_REMOVE_MIGRATION] = remove_migration_ptes
+    table[<int>F_COMPACT] = compact

@@ -1,7 +1,274 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""mremap: growing, shrinking, moving. Moved entries carry no reverse-map change. (mm/mremap.c)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.page cimport work
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.rmap cimport anon_vma_clone, unlink_anon_vmas
+from fastmlock.mm.vma cimport *
+
+cdef enum:
+    MREMAP_MAYMOVE = 1
+    MREMAP_FIXED = 2
+    MREMAP_DONTUNMAP = 4
+    MAX_MAP_COUNT = 65530
+
+
+# ---- move_page_tables
+cdef int move_page_tables(World *w, Task *t, Frame *f) noexcept nogil:
+    """c pages from vpn a to vpn b, a table at a time under both page-table locks. i, j = leaves."""
+    cdef int64_t at, to, end
+    cdef uint64_t pte
+    cdef uint32_t page
+    if f.pc == 0:
+        at = next_mapped(w, t.mm, f.a, f.a + f.c)
+        f.b += at - f.a
+        f.c -= at - f.a
+        f.a = at
+        if f.c <= 0:
+            return ret(t, 0)
+        f.i = find_leaf(w, t.mm, f.a)
+        f.j = alloc_leaf(w, t.mm, f.b)
+        if not f.j:
+            return REQ_ERROR
+        return ask(t, f, 1, REQ_SPIN_LOCK, LK_PTL, f.i)
+    if f.pc == 1:
+        f.pc = 2
+        if f.i != f.j:
+            return ask(t, f, 2, REQ_SPIN_LOCK, LK_PTL, f.j)
+    if f.pc == 2:
+        # as far as one table reaches on either side
+        end = min(f.c, min(512 - (f.a & 511), 512 - (f.b & 511)))
+        at = next_pte(w, f.i, <int>(f.a & 511), <int>((f.a & 511) + end)) - (f.a & 511)
+        while at < end:
+            pte = pte_get(w, f.i, <int>((f.a + at) & 511))
+            pte_clear(w, f.i, <int>((f.a + at) & 511))
+            to = f.b + at
+            page = pte_pfn(pte)
+            if pte & PTE_PRESENT and not pte & PTE_SPECIAL and not w.pages[page].flags & PG_anon:
+                pte_set(w, f.j, <int>(to & 511), pte, w.pages[page].mapping, w.pages[page].index)
+            else:
+                pte_set(w, f.j, <int>(to & 511), pte, 0, 0)
+            at = next_pte(w, f.i, <int>((f.a + at + 1) & 511) if at + 1 < end else 512,
+                          <int>((f.a & 511) + end)) - (f.a & 511)
+        f.a += end
+        f.b += end
+        f.c -= end
+        f.pc = 3
+        if f.i != f.j:
+            return ask(t, f, 3, REQ_SPIN_UNLOCK, LK_PTL, f.j)
+    return ask(t, f, 0, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+
+
+# ---- move_vma
+cdef enum:
+    MO_LINK = 1
+    MO_LINKED = 2
+    MO_MOVED = 3
+    MO_UNMAPPED = 4
+
+
+cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
+    """Copies vma a for [b, b + old) to vpn d (c = old | new << 28 | dontunmap << 56), moves its entries, and unmaps the
+    old range or leaves it empty and unlocked. Anonymous memory that was never faulted takes the page offset of its
+    new place. res = 0 or -errno. i = the copy, k = it was locked."""
+    cdef uint32_t vma = <uint32_t>f.a
+    cdef Vma *v = &w.vmas[vma]
+    cdef int64_t old = f.c & 0xfffffff, new = (f.c >> 28) & 0xfffffff
+    cdef bint dontunmap = (f.c >> 56) & 1
+    cdef int64_t pgoff = f.b - v.start + v.pgoff
+    cdef uint32_t prev, copy
+    if f.pc == 0:
+        if w.mms[t.mm].map_count >= MAX_MAP_COUNT - 3:
+            return ret(t, -ENOMEM)
+        f.k = (v.flags & VM_LOCKED) != 0
+        f.pc = MO_LINK
+        if v.mapping:
+            return ask(t, f, MO_LINK, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
+    if f.pc == MO_LINK:
+        if not v.mapping and not v.anon_vma:
+            pgoff = f.d
+        prev = find_vma_before(w, t.mm, f.d)
+        copy = vma_merge(w, t.mm, prev, f.d, f.d + new, v.flags, v.anon_vma, v.mapping, pgoff)
+        if not copy:
+            copy = vma_alloc(w, t.mm, f.d, f.d + new, v.flags, pgoff, v.mapping)
+            if not copy:
+                return REQ_ERROR
+            w.vmas[copy].anon_vma = v.anon_vma
+            if not anon_vma_clone(w, copy, vma):
+                return REQ_ERROR
+            if v.mapping and not vma_link_file(w, copy, 0):
+                return REQ_ERROR
+            vma_list_insert(w, copy)
+        f.i = copy
+        w.mms[t.mm].total_vm += new
+        f.pc = MO_LINKED
+        if w.vmas[copy].mapping:
+            return ask(t, f, MO_LINKED, REQ_UP_WRITE, LK_I_MMAP, w.vmas[copy].mapping)
+    if f.pc == MO_LINKED:
+        return call(w, t, f, MO_MOVED, F_MOVE_TABLES, f.b, f.d, old)
+    if f.pc == MO_MOVED:
+        if dontunmap:
+            set_vm_flags(w, vma, v.flags & ~<uint64_t>VM_LOCKED_MASK)
+            if <uint32_t>f.i != vma and v.start == f.b and v.end == f.b + old:
+                unlink_anon_vmas(w, vma)
+            return ret(t, 0)
+        f.pc = MO_UNMAPPED
+        t.res = 0
+        if old:
+            return call(w, t, f, MO_UNMAPPED, F_UNMAP_REGION, f.b, f.b + old)
+    if t.res < 0:
+        return ret(t, t.res)
+    if f.k:
+        w.mms[t.mm].locked_vm += new
+    return ret(t, f.k)
+
+
+# ---- the system call
+cdef enum:
+    RM_LOCKED = 1
+    RM_DEST_UNMAPPED = 2
+    RM_SHRUNK = 3
+    RM_GROW = 4
+    RM_GROWN = 5
+    RM_MOVED = 6
+    RM_UNLOCK = 7
+    RM_POPULATE = 8
+    RM_DONE = 9
+
+
+cdef int64_t get_unmapped_area(World *w, uint32_t mm, int64_t pages) noexcept nogil:
+    """Some free place below the first mapping of the process; the real choice depends on the whole process."""
+    cdef uint32_t vma = w.mms[mm].vma
+    cdef int64_t top = 0x100000000 - 0x10000
+    cdef bint moved = True
+    while moved:
+        moved = False
+        vma = w.mms[mm].vma
+        while vma:
+            if w.vmas[vma].start < top and w.vmas[vma].end > top - pages:
+                top = w.vmas[vma].start
+                moved = True
+                break
+            vma = w.vmas[vma].next
+    return top - pages
+
+
+cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
+    """a = address, b = old pages, c = new pages | flags << 40, d = new address. ret = where it is now. i = error or, with
+    j = 1, done; k = populate behind the old end. Only growth of a locked mapping is populated."""
+    cdef Mm *mm = &w.mms[t.mm]
+    cdef int64_t flags = f.c >> 40, new = f.c & ((<int64_t>1 << 40) - 1)
+    cdef int64_t start = f.a >> 12, dest = f.d >> 12
+    cdef uint32_t vma, next
+    cdef Vma *v
+    if f.pc == 0:
+        work(w, WK_SYSCALL, 1)
+        if flags & ~7 or flags & MREMAP_FIXED and not flags & MREMAP_MAYMOVE or not new:
+            return sysret(t, 0, EINVAL)
+        if flags & MREMAP_DONTUNMAP and (not flags & MREMAP_MAYMOVE or f.b != new):
+            return sysret(t, 0, EINVAL)
+        return ask(t, f, RM_LOCKED, REQ_DOWN_WRITE, LK_MMAP, t.mm)
+    if f.pc == RM_LOCKED:
+        f.pc = RM_DEST_UNMAPPED
+        t.res = 0
+        if flags & MREMAP_FIXED:
+            if start + f.b > dest and dest + new > start:
+                return mremap_fail(t, f, EINVAL)
+            if mm.map_count + 2 >= MAX_MAP_COUNT - 3:
+                return mremap_fail(t, f, ENOMEM)
+            return call(w, t, f, RM_DEST_UNMAPPED, F_UNMAP_REGION, dest, dest + new)
+        vma = find_vma(w, t.mm, start)
+        if not vma or w.vmas[vma].start > start:
+            return mremap_no_vma(w, t, f)
+    if f.pc == RM_DEST_UNMAPPED:
+        if t.res < 0:
+            return mremap_fail(t, f, <int>-t.res)
+        f.pc = RM_SHRUNK
+        if f.b > new:
+            f.j = <int32_t>f.b
+            f.b = new
+            return call(w, t, f, RM_SHRUNK, F_UNMAP_REGION, start + new, start + f.j)
+    if f.pc == RM_SHRUNK:
+        if t.res < 0:
+            return mremap_fail(t, f, <int>-t.res)
+        if f.b == new and not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+            return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
+        vma = find_vma(w, t.mm, start)
+        if not vma or w.vmas[vma].start > start:
+            return mremap_no_vma(w, t, f)
+        v = &w.vmas[vma]
+        if not f.b and not v.flags & VM_SHARED:
+            return mremap_fail(t, f, EINVAL)
+        if flags & MREMAP_DONTUNMAP:
+            if w.tr.dontunmap_any and v.flags & (VM_DONTEXPAND | VM_PFNMAP) \
+                    or not w.tr.dontunmap_any and (v.mapping or v.flags & VM_SHARED):
+                return mremap_fail(t, f, EINVAL)
+        if f.b > v.end - start:
+            return mremap_fail(t, f, EFAULT)
+        if new != f.b:
+            if v.flags & (VM_DONTEXPAND | VM_PFNMAP):
+                return mremap_fail(t, f, EFAULT)
+            if v.flags & VM_LOCKED and not t.cap_ipc_lock and mm.locked_vm + new - f.b > t.rlimit_memlock >> 12:
+                return mremap_fail(t, f, EAGAIN)
+        if not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+            next = v.next
+            if f.b == v.end - start and (not next or w.vmas[next].start >= v.end + new - f.b):
+                f.pc = RM_GROW
+                if v.mapping:
+                    return ask(t, f, RM_GROW, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
+            elif not flags & MREMAP_MAYMOVE:
+                return mremap_fail(t, f, ENOMEM)
+        if f.pc != RM_GROW:
+            if not flags & MREMAP_FIXED:
+                f.d = get_unmapped_area(w, t.mm, new) << 12
+            return call(w, t, f, RM_MOVED, F_MOVE_VMA, vma, start,
+                        f.b | new << 28 | (<int64_t>1 << 56 if flags & MREMAP_DONTUNMAP else 0), f.d >> 12)
+    if f.pc == RM_GROW:
+        vma = find_vma(w, t.mm, start)
+        v = &w.vmas[vma]
+        vma_set_range(w, vma, v.start, start + new, v.pgoff)
+        mm.total_vm += new - f.b
+        if v.flags & VM_LOCKED:
+            mm.locked_vm += new - f.b
+            f.k = 1
+        f.d = f.a
+        f.pc = RM_GROWN
+        if v.mapping:
+            return ask(t, f, RM_GROWN, REQ_UP_WRITE, LK_I_MMAP, v.mapping)
+    if f.pc == RM_GROWN:
+        return ask(t, f, RM_UNLOCK, REQ_UP_WRITE, LK_MMAP, t.mm)
+    if f.pc == RM_MOVED:
+        if t.res < 0:
+            return mremap_fail(t, f, <int>-t.res)
+        f.k = 1 if t.res and new > f.b else 0
+        return ask(t, f, RM_UNLOCK, REQ_UP_WRITE, LK_MMAP, t.mm)
+    if f.pc == RM_UNLOCK:
+        if f.k:
+            return call(w, t, f, RM_POPULATE, F_POPULATE, (f.d >> 12) + f.b, (f.d >> 12) + new, 1)
+        f.pc = RM_POPULATE
+    if f.pc == RM_POPULATE:
+        return sysret(t, f.d, 0)
+    # RM_DONE: nothing moved
+    if f.i and f.j < 0:
+        return sysret(t, f.i, 0)
+    return sysret(t, f.a, f.i)
+
+
+cdef inline int mremap_fail(Task *t, Frame *f, int err) noexcept nogil:
+    f.i = err
+    f.j = 0
+    return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
+
+
+cdef inline int mremap_no_vma(World *w, Task *t, Frame *f) noexcept nogil:
+    """No vma there: EFAULT, which 5.16 to 5.18 hand back as if 14 were an address."""
+    f.i = EFAULT
+    f.j = -1 if w.tr.mremap_positive_efault else 0
+    return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
 
 
 cdef void register(flow_fn *table) noexcept:
-    pass
+    table[<int>F_MOVE_TABLES] = move_page_tables
+    table[<int>F_MOVE_VMA] = move_vma
+    table[<int>F_SYS_MREMAP] = sys_mremap

@@ -196,8 +196,13 @@ cdef uint32_t vma_split(World *w, uint32_t vma, int64_t vpn, bint new_below) noe
 
 # ---- merging
 cdef inline bint is_mergeable_anon_vma(World *w, uint32_t one, uint32_t two, uint32_t vma) noexcept nogil:
-    if (not one or not two) and (not vma or (w.vmas[vma].avc and not w.avcs[w.vmas[vma].avc].next)):
-        return True
+    cdef uint32_t avc
+    if not one or not two:
+        if not vma:
+            return True
+        avc = w.vmas[vma].avc
+        if avc and not w.avcs[avc].next or not avc and w.tr.merge_unfaulted:
+            return True
     return one == two
 
 

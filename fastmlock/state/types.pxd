@@ -380,6 +380,11 @@ cdef struct Traits:
     int32_t anon_exclusive      # 5.19: PG_anon_exclusive decides reuse at COW
     int32_t delayed_rmap        # 6.2: dirty file ptes leave the rmap when the gather is flushed
     int32_t dontunmap_any       # 5.13: MREMAP_DONTUNMAP beyond private anonymous memory
+    int32_t populate_walks_holes    # to 6.8: MADV_POPULATE passes over holes; later it stops, and drains if refused
+    int32_t populate_checks_first   # 6.12: a refused populate does not drain
+    int32_t mremap_positive_efault  # 5.16 to 5.18: mremap of no vma answers 14 as if it were an address
+    int32_t mremap_many         # 6.17: MREMAP_FIXED moves a range of several vmas
+    int32_t merge_unfaulted     # 6.16: a vma without anon_vma takes in one that has a single one
     int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
