@@ -1,0 +1,36 @@
+"""``fastmlock kernels``: the releases that the model knows, and what differs between them."""
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from . import DONE
+
+
+def register(commands: Any) -> None:
+    sub = commands.add_parser("kernels", help="list the known kernels and their traits", description=(
+        "Lists the kernels that the model knows, each with its traits (those that are 0 are left out)."))
+    sub.add_argument("kernel", metavar="RELEASE", nargs="*", help="these only")
+    sub.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    from fastmlock import kernels
+
+    names = arguments.kernel or list(kernels.RELEASES)
+    rows = [(name, traits(asdict(kernels.get(name)))) for name in names]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name.ljust(width)}  {text}")
+    return DONE
+
+
+def traits(values: dict[str, int]) -> str:
+    """Traits in words: 1 is the name alone, 0 is left out; the patches of the series as one."""
+    patches = [name for name, value in values.items() if name[0] == "p" and name[1:].isdigit() and value]
+    words = [f"{name}={value}" if value != 1 else name for name, value in values.items()
+             if value and name not in patches]
+    if patches:
+        words.insert(0, patches[0] if len(patches) == 1 else f"{patches[0]}-{patches[-1]}")
+    return " ".join(words)

@@ -1,0 +1,71 @@
+"""``fastmlock run``: one scenario on one kernel, printed or held against a recording."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import nullcontext
+from typing import Any
+
+from . import DIFFERS, DONE
+from .output import output
+
+
+def register(commands: Any) -> None:
+    sub = commands.add_parser("run", help="run a scenario and show what each step leaves behind", description=(
+        "Runs a scenario and prints what each step left behind, one JSON object a line."))
+    sub.add_argument("scenario", metavar="SCENARIO",
+                     help="a scenario file, - for standard input, or the name of a recorded scenario")
+    sub.add_argument("--kernel", metavar="RELEASE", required=True, help="see: fastmlock kernels")
+    sub.add_argument("--against", metavar="RECORDING",
+                     help="compare with this file of records, or with the recording made on this kernel; prints "
+                          "what differs in place of the records")
+    sub.add_argument("--reference", action="store_true", help="run the plain Python reference, not the compiled model")
+    sub.add_argument("-o", "--output", metavar="FILE", help="write the records to this file")
+    sub.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    from fastmlock import kernels
+    from fastmlock.scenario.compare import compare
+    from fastmlock.scenario.run import run
+
+    from .systems import factory
+
+    kernels.get(arguments.kernel)
+    scenario = _scenario(arguments.scenario)
+    real = _recording(arguments.against, arguments.scenario) if arguments.against else None
+    system = factory(reference=arguments.reference)(arguments.kernel)
+    records = []
+    with output(arguments.output) if real is None or arguments.output else nullcontext() as stream:
+        for record in run(scenario, system, kernel=arguments.kernel):
+            if stream is not None:
+                stream.write(json.dumps(record) + "\n")
+            if real is not None:
+                records.append(record)
+    if real is None:
+        return DONE
+    comparison = compare(records, real)
+    for one in comparison.differing:
+        print(*one.lines(), sep="\n")
+    print(comparison)
+    return DONE if comparison.ok else DIFFERS
+
+
+def _scenario(name: str) -> Any:
+    """The scenario in a file, or, where there is no such file, the recorded one of that name."""
+    from fastmlock.scenario import language, recordings
+
+    if name != "-" and not os.path.lexists(name) and name in recordings.scenarios():
+        return recordings.scenario(name)
+    return language.load(name)
+
+
+def _recording(name: str, scenario: str) -> list[dict[str, Any]]:
+    """The records in a file, or, where there is no such file, those of a recorded kernel of that name."""
+    from fastmlock.scenario import compare, recordings
+
+    known = [*recordings.kernels(), *map(recordings.release, recordings.kernels())]
+    if not os.path.lexists(name) and name in known:
+        return recordings.load(name, os.path.basename(scenario).removesuffix(".txt"))
+    return compare.load_records(name)

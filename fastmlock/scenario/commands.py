@@ -1,0 +1,239 @@
+"""The commands of the scenario language, one frozen dataclass for each verb.
+
+Units: offsets and lengths are pages of 4096 bytes unless the name ends in ``_bytes``. A process
+command holds the numbers of the processes that carry it out, in turn, in `procs`.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .system import MAP_PRIVATE, MAP_SHARED
+
+MAX_PROCESSES = 72
+MAX_REGIONS = 24
+MAX_FILES = 8
+MAX_PAGES = 4096
+MAX_LINES = 512
+MAX_LINE_BYTES = 199
+MAX_NAME = 15
+MAX_WORDS = 20
+
+ADVICE = {
+    "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "free": 8, "remove": 9,
+    "dontfork": 10, "dofork": 11, "mergeable": 12, "hugepage": 14, "nohugepage": 15,
+    "wipeonfork": 18, "cold": 20, "pageout": 21, "populate_read": 22, "populate_write": 23,
+    "dontneed_locked": 24, "collapse": 25,
+}
+MSYNC = {"async": 1, "invalidate": 2, "sync": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Base of all: where the command stands (from 1) and its text as the recorder shows it."""
+
+    line: int
+    text: str
+
+
+# ---- what the controller does
+
+
+@dataclass(frozen=True, slots=True)
+class CreateFile(Command):
+    name: str
+    fs: str
+    pages: int
+    sparse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate(Command):
+    file: str
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange(Command):
+    """punch, fadvise, fwrite or fread of `pages` pages of a file from `offset`."""
+
+    verb: str
+    file: str
+    offset: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Command):
+    """lru_add_drain_all()."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compact(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DropCaches(Command):
+    what: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl(Command):
+    path: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep(Command):
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snap(Command):
+    """Nothing but another look."""
+
+
+# ---- what processes do
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCommand(Command):
+    procs: range
+
+
+@dataclass(frozen=True, slots=True)
+class Mmap(ProcessCommand):
+    region: str
+    file: str | None
+    shared: bool
+    prot: int
+    offset: int
+    pages: int
+    flags: int
+    """MAP_LOCKED, MAP_POPULATE, MAP_NORESERVE: what the options say, no more."""
+    at: tuple[str, int] | None
+    """Region and page offset in it to map over, or None for an address of its own."""
+
+    @property
+    def sharing(self) -> int:
+        return MAP_SHARED if self.shared else MAP_PRIVATE
+
+
+@dataclass(frozen=True, slots=True)
+class RangeCall(ProcessCommand):
+    """mlock, mlock2, munlock or munmap."""
+
+    verb: str
+    region: str
+    offset: int
+    pages: int
+    skip_bytes: int
+    """``byteoff=``: added to the address."""
+    length_bytes: int | None
+    """``bytes=``: the length in place of `pages`, signed."""
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class MlockAll(ProcessCommand):
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class MunlockAll(ProcessCommand):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(ProcessCommand):
+    region: str
+    offset: int
+    pages: int
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mremap(ProcessCommand):
+    region: str
+    offset: int
+    old_pages: int
+    new_pages: int
+    flags: int
+    """MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP; with MREMAP_FIXED to a new address."""
+    target: str
+    """The region's name afterwards; it may be the old one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Madvise(ProcessCommand):
+    region: str
+    offset: int
+    pages: int
+    advice: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mprotect(ProcessCommand):
+    region: str
+    offset: int
+    pages: int
+    prot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Msync(ProcessCommand):
+    region: str
+    offset: int
+    pages: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit(ProcessCommand):
+    limit_bytes: int
+    """RLIMIT_MEMLOCK, -1 for unlimited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setuid(ProcessCommand):
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetCpu(ProcessCommand):
+    cpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDrain(ProcessCommand):
+    """lru_add_drain() on the process's cpu."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovePages(ProcessCommand):
+    region: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(ProcessCommand):
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit(ProcessCommand):
+    """exit; several processes are released before any is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill(ProcessCommand):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A checked program: its name, its commands in order, and the processes that it starts with."""
+
+    name: str
+    commands: tuple[Command, ...]
+    processes: tuple[int, ...]

@@ -1,0 +1,146 @@
+"""What the recorder sees after a command: VmLck, VMAs, pages of regions and of files, as JSON-able values."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from .system import (
+    PAGE_SIZE, SystemUnderTest, VM_HUGETLB, VM_IO, VM_LOCKED, VM_LOCKONFAULT, VM_PFNMAP, VM_READ,
+    VM_SHARED, VM_WRITE,
+)
+from .commands import MAX_PAGES
+
+VM_GROWSDOWN, VM_HUGEPAGE, VM_NOHUGEPAGE = 0x100, 0x20000000, 0x40000000
+
+COUNTERS = (
+    "nr_mlock", "nr_unevictable", "unevictable_pgs_culled", "unevictable_pgs_scanned",
+    "unevictable_pgs_rescued", "unevictable_pgs_mlocked", "unevictable_pgs_munlocked",
+    "unevictable_pgs_cleared", "unevictable_pgs_stranded", "nr_inactive_anon", "nr_active_anon",
+    "nr_inactive_file", "nr_active_file",
+)
+"""The counters of /proc/vmstat that a record shows, in its order."""
+
+VM_FLAGS = (
+    (VM_READ, "rd"), (VM_WRITE, "wr"), (VM_SHARED, "sh"), (VM_GROWSDOWN, "gd"), (VM_PFNMAP, "pf"),
+    (VM_LOCKED, "lo"), (VM_IO, "io"), (VM_LOCKONFAULT, "lf"), (VM_HUGETLB, "ht"),
+    (VM_HUGEPAGE, "hg"), (VM_NOHUGEPAGE, "nh"),
+)
+"""The VmFlags that a record shows, in the order in which smaps prints them."""
+
+PageState = tuple[str, int, str, int]
+"""kind, mapcount, flags, mlock_count; (kind, -1, "", -1) where no page is known."""
+Run = list[int | str]
+"""[first, last, kind, mapcount, flags, mlock_count]."""
+
+
+@dataclass
+class Region:
+    """A named range of a process, as the scenario knows it; what is mapped there may have changed since."""
+
+    name: str
+    addr: int
+    pages: int
+    file: int | None
+    """Number of the file in the scenario, None for anonymous memory."""
+    offset: int
+    shared: bool
+
+
+@dataclass
+class File:
+    """A file of the scenario and, by index, the pfn under which a pagemap last showed each page."""
+
+    name: str
+    id: int
+    pages: int
+    seen: dict[int, int] = field(default_factory=dict)
+
+
+def runs(pages: Iterable[PageState]) -> list[Run]:
+    """Neighbours in equal state as one run [first, last, kind, mapcount, flags, mlock_count]."""
+    out: list[Run] = []
+    last: PageState | None = None
+    for index, page in enumerate(pages):
+        if page == last:
+            out[-1][1] = index
+        else:
+            out.append([index, index, *page])
+            last = page
+    return out
+
+
+def vm_flags(bits: int, *, shows_lf: bool) -> str:
+    return " ".join(word for bit, word in VM_FLAGS if bits & bit and (shows_lf or bit != VM_LOCKONFAULT))
+
+
+def changes(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    """What each counter of `COUNTERS` has changed by, those that have not left out."""
+    return {name: now.get(name, 0) - before.get(name, 0) for name in COUNTERS
+            if now.get(name, 0) != before.get(name, 0)}
+
+
+class Observer:
+    """Looks at one system. `files` is the runner's list, shared with it."""
+
+    def __init__(self, system: SystemUnderTest, files: list[File]) -> None:
+        self.system, self.files = system, files
+        self.shows_lf = bool(getattr(system, "smaps_shows_lf", True))
+
+    def look(self, processes: Iterable[tuple[int, int, list[Region]]]) -> dict[str, object]:
+        """The "p" and "f" of a record, of the living `processes` (number, pid, regions) and all files."""
+        page = self._pages()
+        p = {f"p{number}": {"VmLck": self.system.vm_lck(pid), "reg": self._regions(pid, regions, page)}
+             for number, pid, regions in processes}
+        f = {file.name: runs(self._file(file, page)) for file in self.files}
+        return {"p": p, "f": f}
+
+    def _pages(self) -> Callable[[str, int], PageState]:
+        known: dict[int, tuple[int, str, int]] = {}
+
+        def page(kind: str, pfn: int) -> PageState:
+            if not pfn:
+                return kind, -1, "", -1
+            state = known.get(pfn)
+            if state is None:
+                state = known[pfn] = self.system.page(pfn)
+            return kind, *state
+        return page
+
+    def _regions(self, pid: int, regions: list[Region],
+                 page: Callable[[str, int], PageState]) -> dict[str, object]:
+        if not regions:
+            return {}
+        vmas = self.system.vmas(pid)
+        return {region.name: {"vma": self._vmas(vmas, region), "pg": runs(self._region(pid, region, page))}
+                for region in regions}
+
+    def _vmas(self, vmas: list[tuple[int, int, int, int, int]], region: Region) -> list[list[int | str]]:
+        start, end = region.addr, region.addr + region.pages * PAGE_SIZE
+        return [[(first - start) // PAGE_SIZE, (last - start) // PAGE_SIZE,
+                 vm_flags(bits, shows_lf=self.shows_lf), locked, rss]
+                for first, last, bits, locked, rss in vmas if first < end and last > start]
+
+    def _region(self, pid: int, region: Region,
+                page: Callable[[str, int], PageState]) -> Iterable[PageState]:
+        """Every page of the region; a file's page seen here is known by its pfn from now on."""
+        seen = None if region.file is None else self.files[region.file].seen
+        pte = self.system.pte
+        for index in range(region.pages):
+            kind, pfn = pte(pid, region.addr + index * PAGE_SIZE)
+            if kind == "f" and seen is not None and region.offset + index < MAX_PAGES:
+                seen[region.offset + index] = pfn
+            yield page(kind, pfn)
+
+    def _file(self, file: File, page: Callable[[str, int], PageState]) -> Iterable[PageState]:
+        """As many pages as the file had when it was made, one at least.
+
+        The state shown is that of the pfn last seen, even where another page has taken its place since.
+        """
+        length = self.system.file_pages(file.id)
+        for index in range(max(file.pages, 1)):
+            if index >= length or not self.system.cached(file.id, index):
+                yield "x", -1, "", -1
+            elif not file.seen.get(index):
+                yield "?", -1, "", -1
+            else:
+                yield page("c", file.seen[index])

@@ -1,0 +1,98 @@
+"""The recordings of real kernels that the package ships: which there are, and what they say.
+
+A recording has the name of the kernel it was made on. `release` says which of the model's releases
+that is: 5.17-rc5 differs from 5.17-rc2 in nothing that is modelled, and host-6.18 is 6.18 on a machine
+that other programs used at the same time.
+"""
+from __future__ import annotations
+
+import re
+import tarfile
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Any
+
+from .commands import Scenario
+from .compare import read_records
+from .language import parse
+
+ARCHIVE = re.compile(r"recordings-(.+)\.tar\.xz")
+
+
+class UnknownRecording(LookupError):
+    """No such kernel or scenario among the recordings; str() is one line that lists what there is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def release(kernel: str) -> str:
+    """The model's release that stands for a recorded kernel."""
+    return kernel.removeprefix("host-").replace("5.17-rc5", "5.17-rc2")
+
+
+def recorded(name: str) -> str:
+    """The recorded kernel meant by `name`, its own name or the release's. Raises `UnknownRecording`."""
+    for kernel in kernels():
+        if name in (kernel, release(kernel)):
+            return kernel
+    raise UnknownRecording(f"no recordings of kernel {name!r}; there are: {', '.join(kernels())}")
+
+
+@cache
+def kernels() -> tuple[str, ...]:
+    """The kernels recorded, oldest first."""
+    names = [match[1] for entry in files("fastmlock.data").iterdir() if (match := ARCHIVE.fullmatch(entry.name))]
+    return tuple(sorted(names, key=_age))
+
+
+def scenarios(kernel: str | None = None) -> tuple[str, ...]:
+    """Names of all scenarios, or of those recorded on `kernel`. Raises `UnknownRecording`."""
+    return tuple(_scenario_texts() if kernel is None else _recordings(recorded(kernel)))
+
+
+def text(scenario: str) -> bytes:
+    """The scenario's own text. Raises `UnknownRecording`."""
+    found = _scenario_texts().get(scenario)
+    if found is None:
+        raise UnknownRecording(f"no scenario {scenario!r}; there are: {', '.join(scenarios())}")
+    return found
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario, parsed. Raises `UnknownRecording`."""
+    return parse(text(name), f"{name}.txt")
+
+
+def load(kernel: str, scenario: str) -> list[dict[str, Any]]:
+    """What `kernel` left behind after each step, step 0 first. Raises `UnknownRecording`."""
+    kernel = recorded(kernel)
+    packed = _recordings(kernel).get(scenario)
+    if packed is None:
+        raise UnknownRecording(f"scenario {scenario!r} is not recorded on {kernel}")
+    return read_records(packed, f"{kernel}/{scenario}.jsonl")
+
+
+def _age(kernel: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"\d+", kernel))
+
+
+@cache
+def _scenario_texts() -> dict[str, bytes]:
+    return _unpacked("scenarios.tar.xz")
+
+
+@lru_cache(maxsize=4)
+def _recordings(kernel: str) -> dict[str, bytes]:
+    return _unpacked(f"recordings-{kernel}.tar.xz")
+
+
+def _unpacked(archive: str) -> dict[str, bytes]:
+    """Contents by name without ending, in order of names."""
+    with (files("fastmlock.data") / archive).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
+        contents = {}
+        for member in tar:
+            data = tar.extractfile(member)
+            assert data is not None
+            contents[member.name.rpartition(".")[0]] = data.read()
+        return contents

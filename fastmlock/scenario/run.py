@@ -1,0 +1,327 @@
+"""Runs a scenario on a system and says after each command what it left behind.
+
+The records are the recordings' own: ``for record in run(scenario, system): print(json.dumps(record))``
+writes what the recorder would have written on a kernel that does what the system does. The rules that
+lie between a command and the system calls it makes (the address of a new region, what mremap does to
+the regions, what fork copies, the reply of a process that is dead) are the recorder's.
+
+System calls get addresses and lengths as unsigned 64-bit numbers.
+"""
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from . import commands as c
+from .language import ScenarioError
+from .observe import File, Observer, Region, changes
+from .system import (
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, NotSupported, PAGE_SIZE,
+    SystemUnderTest,
+)
+
+FIRST_ADDRESS = 0x100000000000
+ADDRESS_STEP = 0x10000000
+UNSIGNED = 2**64 - 1
+ERRNO_NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK",
+               errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+Record = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a command answered: value, errno (0 for none), signal (0 for none)."""
+
+    ret: int = 0
+    err: int = 0
+    sig: int = 0
+
+
+DEAD = Reply(-1, errno.ESRCH)
+
+
+@dataclass
+class _Process:
+    pid: int | None = None
+    regions: list[Region] = field(default_factory=list)
+
+    def region(self, name: str) -> Region | None:
+        return next((region for region in self.regions if region.name == name), None)
+
+    def set_region(self, region: Region) -> None:
+        """Puts `region` in place of the one of that name, or at the end."""
+        for at, old in enumerate(self.regions):
+            if old.name == region.name:
+                self.regions[at] = region
+                return
+        self.regions.append(region)
+
+
+def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "") -> Iterator[Record]:
+    """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
+
+    `kernel` is the release named by step 0. Raises `ScenarioError` where a command needs a region
+    that was never mapped, `NotSupported` where the system has no such path.
+    """
+    runner = Runner(scenario, system)
+    start = before = runner.start()
+    yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
+           "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
+    for step, command in enumerate(scenario.commands, 1):
+        reply = runner.step(command)
+        now = system.vmstat()
+        record: Record = {"step": step, "cmd": command.text, "ret": reply.ret,
+                          "err": ERRNO_NAMES.get(reply.err, "E?") if reply.err else ""}
+        if reply.sig:
+            record["sig"] = reply.sig
+        record["dv"], record["dvs"] = changes(now, start), changes(now, before)
+        record.update(runner.look())
+        before = now
+        yield record
+
+
+class Runner:
+    """Carries out the commands of one scenario on one system."""
+
+    def __init__(self, scenario: c.Scenario, system: SystemUnderTest) -> None:
+        self.scenario, self.system = scenario, system
+        self.cpus = int(getattr(system, "cpus", 2))
+        self.worker_cpu = int(getattr(system, "worker_cpu", 0))
+        self.controller_cpu = int(getattr(system, "controller_cpu", 1))
+        self.processes = [_Process() for _ in range(c.MAX_PROCESSES)]
+        self.files: list[File] = []
+        self.observer = Observer(system, self.files)
+        self.next_address = FIRST_ADDRESS
+
+    def start(self) -> dict[str, int]:
+        """Starts the processes that no fork makes; -> the counters before the first command."""
+        for number in self.scenario.processes:
+            self.processes[number].pid = self.system.spawn(cpu=self.worker_cpu)
+        self.system.drain_all()
+        return dict(self.system.vmstat())
+
+    def look(self) -> dict[str, object]:
+        """What stands now: the "p" and "f" of a record."""
+        return self.observer.look([(number, process.pid, process.regions)
+                                   for number, process in enumerate(self.processes)
+                                   if process.pid is not None and self._alive(process)])
+
+    def step(self, command: c.Command) -> Reply:
+        """Carries out one command, in each of its processes in turn.
+
+        The reply is that of the first process, or of the last one that answered -1.
+        """
+        if not isinstance(command, c.ProcessCommand):
+            return CONTROLLER[type(command)](self, command)
+        if isinstance(command, c.Exit) and len(command.procs) > 1:
+            for number in command.procs:
+                self._gone(self.processes[number])
+            return Reply()
+        replies = [self._in_process(command, number) for number in command.procs]
+        return next((reply for reply in reversed(replies) if reply.ret == -1), replies[0])
+
+    # ---- processes
+
+    def _in_process(self, command: c.ProcessCommand, number: int) -> Reply:
+        process = self.processes[number]
+        if isinstance(command, (c.Exit, c.Kill)):
+            return self._gone(process)
+        if isinstance(command, c.Mmap):
+            return self._mmap(command, number, process)
+        region = self._region(command, number, process)
+        if isinstance(command, c.Mremap) and region is not None:
+            return self._mremap(command, process, region)
+        if process.pid is None or not self._alive(process):
+            return DEAD
+        if isinstance(command, c.Fork):
+            return self._fork(command, process, process.pid)
+        if region is not None:
+            return Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
+        return Reply(*ON_PROCESS[type(command)](self, command, process.pid))
+
+    def _alive(self, process: _Process) -> bool:
+        if process.pid is not None and not self.system.alive(process.pid):
+            process.pid = None
+        return process.pid is not None
+
+    def _gone(self, process: _Process) -> Reply:
+        """Ends a process. Its regions stay known by name, as the recorder keeps them."""
+        if process.pid is None or not self._alive(process):
+            return DEAD
+        self.system.exit(process.pid)
+        process.pid = None
+        return Reply()
+
+    def _fork(self, command: c.Fork, process: _Process, pid: int) -> Reply:
+        child = self.system.fork(pid)
+        self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
+        return Reply()
+
+    # ---- regions
+
+    def _region(self, command: c.ProcessCommand, number: int, process: _Process) -> Region | None:
+        name = getattr(command, "region", None)
+        return None if name is None else self._need(command, number, process, name)
+
+    def _need(self, command: c.Command, number: int, process: _Process, name: str) -> Region:
+        region = process.region(name)
+        if region is None:
+            raise ScenarioError(self.scenario.name, command.line, f"p{number} has no region {name} here",
+                                "what should have mapped it failed; leave this command out")
+        return region
+
+    def _new_address(self) -> int:
+        address = self.next_address
+        self.next_address += ADDRESS_STEP
+        return address
+
+    def _mmap(self, command: c.Mmap, number: int, process: _Process) -> Reply:
+        flags = command.sharing | command.flags
+        if command.at is not None:
+            under = self._need(command, number, process, command.at[0])
+            address = (under.addr + command.at[1] * PAGE_SIZE) & UNSIGNED
+            flags |= MAP_FIXED
+        else:
+            address = self._new_address()
+            flags |= MAP_FIXED_NOREPLACE
+        if process.pid is None or not self._alive(process):
+            return DEAD
+        file = None if command.file is None else self._file(command.file)
+        if file is None:
+            flags |= MAP_ANONYMOUS
+        ret, err = self.system.mmap(process.pid, address, command.pages * PAGE_SIZE, command.prot, flags,
+                                    None if file is None else self.files[file].id,
+                                    command.offset * PAGE_SIZE)
+        if ret == -1:
+            return Reply(ret, err)
+        process.set_region(Region(command.region, ret, command.pages, file, command.offset, command.shared))
+        return Reply()
+
+    def _mremap(self, command: c.Mremap, process: _Process, region: Region) -> Reply:
+        new_address = self._new_address() if command.flags & MREMAP_FIXED else 0
+        if process.pid is None or not self._alive(process):
+            return DEAD
+        address = _address(region, command.offset)
+        ret, err = self.system.mremap(process.pid, address, _bytes(command.old_pages),
+                                      _bytes(command.new_pages), command.flags, new_address)
+        if ret == -1:
+            return Reply(ret, err)
+        process.set_region(Region(command.target, ret, command.new_pages, region.file,
+                                  region.offset + command.offset, region.shared))
+        return Reply(0 if ret == address else 1)
+
+    # ---- files
+
+    def _file(self, name: str) -> int:
+        return next(number for number, file in enumerate(self.files) if file.name == name)
+
+    def file_id(self, name: str) -> int:
+        return self.files[self._file(name)].id
+
+    def create_file(self, command: c.CreateFile) -> Reply:
+        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
+        self.files.append(File(command.name, file, command.pages))
+        self.system.drain_all()
+        return Reply()
+
+    def set_cpu(self, command: c.SetCpu, pid: int) -> tuple[int, int]:
+        """A cpu that the machine has not changes nothing, and 0 is answered all the same."""
+        if command.cpu < self.cpus:
+            self.system.set_cpu(pid, command.cpu)
+        return 0, 0
+
+    def drain(self) -> Reply:
+        self.system.drain_all()
+        return Reply()
+
+
+def _address(region: Region, offset: int, skip_bytes: int = 0) -> int:
+    return (region.addr + offset * PAGE_SIZE + skip_bytes) & UNSIGNED
+
+
+def _bytes(pages: int) -> int:
+    return pages * PAGE_SIZE & UNSIGNED
+
+
+def _written(answer: tuple[int, int]) -> Reply:
+    """A file of /proc written: 0 or the negative errno is the value."""
+    return Reply(-answer[1])
+
+
+def _range_call(system: SystemUnderTest, command: c.RangeCall, pid: int, region: Region) -> tuple[int, int]:
+    address = _address(region, command.offset, command.skip_bytes)
+    length = _bytes(command.pages) if command.length_bytes is None else command.length_bytes & UNSIGNED
+    if command.verb == "mlock2":
+        return system.mlock2(pid, address, length, command.flags)
+    call: Callable[[int, int, int], tuple[int, int]] = getattr(system, command.verb)
+    return call(pid, address, length)
+
+
+def _touch(system: SystemUnderTest, command: c.Touch, pid: int, region: Region) -> tuple[int, int, int]:
+    if command.pages <= 0:
+        return 0, 0, 0
+    done, signal = system.touch(pid, _address(region, command.offset), command.pages, command.write)
+    return done, 0, signal
+
+
+def _madvise(system: SystemUnderTest, command: c.Madvise, pid: int, region: Region) -> tuple[int, int]:
+    return system.madvise(pid, _address(region, command.offset), _bytes(command.pages), command.advice)
+
+
+def _mprotect(system: SystemUnderTest, command: c.Mprotect, pid: int, region: Region) -> tuple[int, int]:
+    return system.mprotect(pid, _address(region, command.offset), _bytes(command.pages), command.prot)
+
+
+def _msync(system: SystemUnderTest, command: c.Msync, pid: int, region: Region) -> tuple[int, int]:
+    msync = getattr(system, "msync", None)
+    if msync is None:
+        raise NotSupported("msync")
+    ret, err = msync(pid, _address(region, command.offset), _bytes(command.pages), command.flags)
+    return ret, err
+
+
+def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region: Region) -> tuple[int, int]:
+    return system.move_pages(pid, _address(region, command.offset))
+
+
+def _file_range(runner: Runner, command: c.FileRange) -> Reply:
+    system, file = runner.system, runner.file_id(command.file)
+    if command.verb == "punch":
+        return Reply(*system.punch(file, command.offset, command.pages))
+    if command.verb == "fadvise":
+        ret, err = system.fadvise_dontneed(file, command.offset, command.pages)
+        return Reply(err if err else ret)
+    if not command.pages:
+        return Reply()
+    call = system.pwrite if command.verb == "fwrite" else system.pread
+    return Reply(*call(file, command.offset, command.pages))
+
+
+# Which call carries out which command; `Any` because each takes the command's own class.
+ON_REGION: dict[type, Callable[..., tuple[int, ...]]] = {
+    c.RangeCall: _range_call, c.Touch: _touch, c.Madvise: _madvise, c.Mprotect: _mprotect,
+    c.Msync: _msync, c.MovePages: _move_pages,
+}
+ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
+    c.MlockAll: lambda runner, command, pid: runner.system.mlockall(pid, command.flags),
+    c.MunlockAll: lambda runner, command, pid: runner.system.munlockall(pid),
+    c.Rlimit: lambda runner, command, pid: runner.system.set_rlimit_memlock(
+        pid, command.limit_bytes & UNSIGNED),
+    c.Setuid: lambda runner, command, pid: runner.system.setuid(pid, command.uid),
+    c.SetCpu: Runner.set_cpu,
+    c.LocalDrain: lambda runner, command, pid: runner.system.local_drain(pid),
+}
+CONTROLLER: dict[type, Callable[..., Reply]] = {
+    c.CreateFile: Runner.create_file,
+    c.Truncate: lambda runner, command: Reply(
+        *runner.system.truncate(runner.file_id(command.file), command.pages)),
+    c.FileRange: _file_range,
+    c.Drain: lambda runner, command: runner.drain(),
+    c.Compact: lambda runner, command: _written(runner.system.compact()),
+    c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
+    c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
+    c.Sleep: lambda runner, command: Reply(),
+    c.Snap: lambda runner, command: Reply(),
+}
