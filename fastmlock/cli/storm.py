@@ -34,6 +34,8 @@ def register(commands: Any) -> None:
                      help="one more locker that stays, before or after the others in i_mmap order (none)")
     sub.add_argument("--mappers", metavar="M", type=int, default=0,
                      help="further processes that map and read the file and never lock it (0)")
+    sub.add_argument("--interleave", action="store_true",
+                     help="spread the file's pages over the nodes in turn (all where the first process runs)")
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
     sub.add_argument("--seed", metavar="S", type=int, default=0, help="of that jitter (0)")
@@ -66,7 +68,7 @@ def command(arguments: argparse.Namespace) -> int:
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs) if arguments.cpus is None else arguments.cpus,
                         order=arguments.order, survivor=arguments.survivor, mappers=arguments.mappers,
-                        stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
+                        interleave=arguments.interleave, stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
     except (StormError, TopologyError) as error:
         raise InputError(str(error)) from None
     os.makedirs(arguments.out, exist_ok=True)

@@ -145,6 +145,8 @@ cdef int mark_wake(Mach *m, RwSem *sem, int kind, int64_t *t_ns) noexcept nogil:
         w = &m.tasks[task]
         nxt = w.wait_next - 1
         if w.wait_write:
+            if not m.traits.rwsem_wake_skip:
+                break
             t_ns[0] += m.costs.rwsem_scan_ns
         else:
             woken += 1
@@ -357,7 +359,9 @@ cdef int64_t handoff_spin(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) 
 cdef bint can_spin_on_owner(Mach *m, RwSem *sem, int cpu, int forbids, int64_t t_ns) noexcept nogil:
     if not m.traits.rwsem_spin or need_resched(m, cpu, t_ns) or sem.owner_flags & forbids:
         return False
-    return not sem.owner or sem.owner_flags & READER_OWNED or owner_on_cpu(m, sem)
+    if sem.owner_flags & READER_OWNED:
+        return m.traits.rwsem_spin_readers
+    return not sem.owner or owner_on_cpu(m, sem)
 
 
 cdef int64_t osq_lock(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) noexcept nogil:
@@ -449,7 +453,9 @@ cdef int64_t spin(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) noexcept
     cdef bint stop = state == OWNER_NONSPINNABLE
     cdef bint timed = state == OWNER_READER and r.wait_write
     account(m, cpu, t_ns, spin_state(r))
-    if state == OWNER_WRITER:
+    if timed and not m.traits.rwsem_spin_readers:
+        stop = True
+    elif state == OWNER_WRITER:
         stop = need_resched(m, cpu, t_ns) or not owner_on_cpu(m, sem)
     elif not stop:
         if spin_try(m, sem, task):

@@ -70,6 +70,7 @@ class Storm:
     machine: str = "generic"            #: a preset of fastmlock.machine, or a TOML file
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
+    interleave: bool = False            #: the file's pages are spread over the nodes in turn
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
@@ -188,7 +189,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     topology = storm.topology()
     kernels.get(kernel)
     system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
-    file = system.create_file("tmpfs", storm.pages, observe=False)
+    file = system.create_file("tmpfs", storm.pages, observe=False, interleave=storm.interleave)
     length = storm.pages * PAGE_SIZE
     lockers = storm.procs + (storm.survivor != "none")
     total = lockers + storm.mappers
