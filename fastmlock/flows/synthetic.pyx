@@ -117,14 +117,14 @@ cdef int two_locks(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = regions left, b = address of the next, c = bytes of each, d = time between two mlock() calls, ns."""
+    """a = regions left, b = address of the next, c = bytes of each, d = mean time between two mlock() calls, ns
+    (bits 0-27), bit 28 and seed as above."""
     if f.a <= 0:
         t.depth -= 1
         return REQ_NONE
     if f.pc == 0:
         f.pc = 1
-        t.req_arg = f.d
-        return REQ_DELAY
+        return delay(w, t, f, f.d & 0xfffffff)
     f.a -= 1
     f.b += f.c
     return call(w, t, f, 0, F_SYS_MLOCK, f.b - f.c, f.c, VM_LOCKED)

@@ -81,5 +81,6 @@ cdef int64_t queued_spin_unlock(Mach *m, SpinLock *lock, Line *line, int cpu, in
         else:
             lock.tail = 0
     line[0] = (seen_ns << CPU_BITS) | (nxt + 1)
+    m.cpus[nxt].granted_by = cpu
     cpu_at(m, nxt, seen_ns)
     return t_ns + m.costs.store_ns

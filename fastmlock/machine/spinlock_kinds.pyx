@@ -81,6 +81,7 @@ cdef int64_t unordered_unlock(Mach *m, SpinLock *lock, Line *line, int cpu, int6
     m.clock.transfers += 2
     lock.locked = <short> (nxt + 1)
     line[0] = (seen_ns << CPU_BITS) | (nxt + 1)
+    m.cpus[nxt].granted_by = cpu
     cpu_at(m, nxt, seen_ns)
     return t_ns + m.costs.store_ns
 

@@ -87,6 +87,8 @@ cdef struct Cpu:
     int32_t nr_queued
     int32_t park_state          # Account: what the time until the next event is charged to
     int32_t idle_state          # Account: what it waits for when it has nothing to run
+    int32_t granted_by          # cpu that handed it the spinlock it holds
+    int32_t spare
     int16_t mcs_next
     int16_t osq_next
     int16_t osq_prev

@@ -7,6 +7,7 @@ from fastmlock.system import System
 from fastmlock.verification.point import Comparison, Point
 
 FLOW_MLOCK_LOOP = 203
+EXPONENTIAL = 1 << 28
 ADDRESS = 0x100000000000
 MLOCK, SPIN = 46.4, 22.3        # per cent of all cycles
 
@@ -24,7 +25,7 @@ def shares(threads: int, region_pages: int, calls: int, think_ns: int) -> tuple[
         system.mmap(pid, ADDRESS, pages * 4096, 3, 0x22 | 0x10, None, 0)
     machine = Machine(system, topology)
     for pid in pids:
-        machine.start(pid, (pid * 997) % 5000, flow=FLOW_MLOCK_LOOP, args=(calls, ADDRESS, region_pages * 4096, think_ns))
+        machine.start(pid, (pid * 997) % 5000, flow=FLOW_MLOCK_LOOP, args=(calls, ADDRESS, region_pages * 4096, think_ns | EXPONENTIAL))
     machine.run()
     cpu_ns = machine.cpu_ns()
     tasks = machine.tasks[pids]
