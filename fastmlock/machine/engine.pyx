@@ -13,6 +13,7 @@ from fastmlock.machine.core cimport (account, cpu_at, latency, line_fill, line_i
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
+from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
 from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_yield
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport *
@@ -171,7 +172,14 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
     if req == REQ_SPIN_UNLOCK:
         return spin_unlock(m, cpu, r, t_ns)
     r.wait_write = req != REQ_DOWN_READ and req != REQ_UP_READ and req != REQ_DOWN_READ_TRYLOCK
-    if req == REQ_UP_READ:
+    if m.traits.rwsem_bias | m.traits.i_mmap_split and req != REQ_SPIN_LOCK and req != REQ_LOCK_PAGE \
+            and req != REQ_UNLOCK_PAGE:
+        if req == REQ_DOWN_READ or req == REQ_DOWN_WRITE or req == REQ_DOWN_READ_TRYLOCK:
+            r.waiting = 1
+            r.wait_ns = t_ns
+            r.contended = 0
+        end_ns = whatif_request(m, cpu, task, req, t_ns)
+    elif req == REQ_UP_READ:
         end_ns = up_read(m, cpu, task, t_ns)
     elif req == REQ_UP_WRITE:
         end_ns = up_write(m, cpu, task, t_ns)
@@ -233,8 +241,12 @@ cdef void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
         if delay(m, cpu, r, t_ns) == WAIT:
             return
     elif phase != PH_STEP:
-        end_ns = pagelock_event(m, cpu, task, t_ns) if phase >= PH_PAGE_SECTION \
-            else rwsem_event(m, cpu, task, t_ns)
+        if phase >= PH_PAGE_SECTION:
+            end_ns = pagelock_event(m, cpu, task, t_ns)
+        elif m.traits.rwsem_bias | m.traits.i_mmap_split:
+            end_ns = whatif_event(m, cpu, task, t_ns)
+        else:
+            end_ns = rwsem_event(m, cpu, task, t_ns)
         if end_ns == WAIT:
             return
         account(m, cpu, end_ns, ACC_LOCK_LINE)

@@ -104,6 +104,9 @@ cdef class Machine:
         if unknown:
             raise ValueError(f"unknown lock traits: {', '.join(unknown)}")
         self.traits.update(traits or {})
+        if self.traits["rwsem_bias"] and self.traits["i_mmap_split"]:
+            raise ValueError("an i_mmap_rwsem split per node cannot be biased towards readers as well")
+        self.m.traits.i_mmap_split = self.traits["i_mmap_split"]
         self.m.w = world.w
         self.m.nr_cpus = topology.cpus
         self.m.nr_nodes = topology.nodes
@@ -147,6 +150,8 @@ cdef class Machine:
         a, w = self.arrays, self.world.arrays
         wanted = {"lines": len(w["pages"]), "tasks": len(w["tasks"])}
         wanted.update({name: len(w[pool]) for name, (_, _, pool) in _LOCKS.items() if pool})
+        if self.m.traits.i_mmap_split:
+            wanted["i_mmap_rwsems"] *= self.m.nr_nodes
         moved = False
         for name, size in wanted.items():
             if len(a[name]) < size:
