@@ -39,6 +39,16 @@ def register(commands: Any) -> None:
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
     sub.add_argument("--seed", metavar="S", type=int, default=0, help="of that jitter (0)")
+    sub.add_argument("--lock", metavar="NAME=VALUE", action="append", default=[], help=(
+        "another lock than the kernel's: spin=ticket, rwsem=no-handoff, i_mmap=percpu, ...; several are possible; a "
+        "wrong one shows what there is"))
+    sub.add_argument("--lock-stat", action="store_true",
+                     help="also print each result's locks as /proc/lock_stat and perf lock contention would")
+    sub.add_argument("--costs", metavar="FILE", help="a TOML file of other costs, such as calibrate writes")
+    sub.add_argument("--until", metavar="EVENT", help=(
+        "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, soft-lockup "
+        "or rcu-stall; --cpus is then 64 unless given"))
+    sub.add_argument("--most", metavar="N", type=int, default=4096, help="with --until: processes to try at most (4096)")
     sub.add_argument("--threads", metavar="T", type=int, default=min(2, os.cpu_count() or 1),
                      help="simulations at a time; the results are the same with any number")
     sub.add_argument("-o", "--out", metavar="DIR", default=os.path.join("results", "storm"),
@@ -49,6 +59,9 @@ def register(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     from fastmlock import kernels
+    from fastmlock.machine.costs import CostError, Costs
+    from fastmlock.machine.locks import LockError
+    from fastmlock.machine.report import contention_text, lock_stat_text
     from fastmlock.machine.topology import Topology, TopologyError
     from fastmlock.studies import report
     from fastmlock.studies.storm import Storm, StormError
@@ -64,21 +77,58 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--threads {arguments.threads}: at least 1 is needed")
     if arguments.plot and not arguments.plot.endswith((".png", ".svg", ".pdf")):
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
+    if arguments.until:
+        from fastmlock.studies.search import EVENTS
+        if arguments.until not in EVENTS:
+            raise InputError(f"--until {arguments.until}: one of {', '.join(EVENTS)} is needed")
+        if len(arguments.procs) > 1:
+            raise InputError("--until: one number of processes to begin with is needed, not several")
+        if arguments.most < arguments.procs[0]:
+            raise InputError(f"--most {arguments.most}: at least --procs {arguments.procs[0]} is needed")
+        arguments.cpus = 64 if arguments.cpus is None else arguments.cpus
     try:
+        costs = Costs.load(arguments.costs) if arguments.costs else None
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs) if arguments.cpus is None else arguments.cpus,
                         order=arguments.order, survivor=arguments.survivor, mappers=arguments.mappers,
-                        interleave=arguments.interleave, stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
-    except (StormError, TopologyError) as error:
+                        locks=tuple(arguments.lock), costs=costs, interleave=arguments.interleave, stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
+    except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None
+    if arguments.until:
+        return _search(storms[0], names, arguments)
     os.makedirs(arguments.out, exist_ok=True)
 
     results = _run_all([(storm, name) for storm in storms for name in names], arguments.threads)
     report.show(results, sys.stdout)
+    for result in results:
+        for line in result.dmesg:
+            print(line)
+        if arguments.lock_stat:
+            print(f"\n{result.storm.procs} processes, {result.kernel}:\n{lock_stat_text(result.lock_stat)}\n\n"
+                  f"{contention_text(result.lock_stat)}")
     paths = report.write([result.record() for result in results], arguments.out, "storm")
     if len(storms) > 1 or arguments.plot:
         paths.append(report.draw(results, arguments.plot or os.path.join(arguments.out, "storm.png")))
     print(f"written: {', '.join(paths)}")
+    return DONE
+
+
+def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
+    from fastmlock.studies.search import smallest
+    from fastmlock.studies.storm import StormError
+
+    for name in names:
+        def tell(procs: int, tripped: bool, ns: int) -> None:
+            what = f"{arguments.until} reported" if tripped else "no report"
+            print(f"  {procs:6} processes: {what}, virtual time {ns / 1e9:.4g} s", flush=True)
+        print(f"{name}: {storm.pages} pages, {storm.cpus} CPUs ({storm.machine})", flush=True)
+        try:
+            found = smallest(storm, name, arguments.until, most=arguments.most, tell=tell)
+        except StormError as error:
+            raise InputError(f"no {arguments.until} up to there: {error}") from None
+        print(found.sentence())
+        for line in found.dmesg[:8]:
+            print(line)
     return DONE
 
 

@@ -11,7 +11,7 @@ Mapping and locking run untimed; the exits run on the machine, through the same 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -20,7 +20,9 @@ from fastmlock import kernels
 from fastmlock.flows.ids import FLOWS
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.layout import ACCOUNTS
+from fastmlock.machine.locks import lock_options
 from fastmlock.machine.machine import LOCK_CLASSES, Machine
+from fastmlock.machine.report import watchdog_lines
 from fastmlock.machine.topology import Topology
 from fastmlock.scenario.system import (MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE_SIZE, PROT_READ,
                                        PROT_WRITE)
@@ -74,6 +76,7 @@ class Storm:
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
+    locks: tuple[str, ...] = ()         #: other locks than the kernel's: NAME=VALUE of fastmlock.machine.locks
     costs: Costs | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class Storm:
             raise StormError(f"--survivor {self.survivor}: one of {', '.join(SURVIVORS)} is needed")
         if self.pages > 1 << 27:
             raise StormError(f"--pages {self.pages}: at most {1 << 27} fit a page number")
+        lock_options(self.locks)
         self.topology()
         need, have = self.nbytes(), available_bytes()
         if need > have:
@@ -134,6 +138,7 @@ class StormResult:
     lru_locks: int                      #: acquisitions of lru_lock
     munlocks: int
     watchdog: dict[str, int]            #: reports by kind
+    dmesg: tuple[str, ...]              #: the same as the kernel prints them
     nr_mlock: int                       #: left behind
     nr_unevictable: int
     vmstat: dict[str, int]              #: changes during the exits
@@ -165,6 +170,7 @@ class StormResult:
         """One flat row: what Parquet and JSON get. Without `host`, only what is the same in every run."""
         storm = asdict(self.storm)
         storm.pop("costs")
+        storm["locks"] = ",".join(self.storm.locks)
         row: dict[str, object] = {
             "kernel": self.kernel, **storm,
             "last_exit_ns": self.last_exit_ns, "exit_median_ns": self.median_exit_ns, "exit_p99_ns": self.p99_exit_ns,
@@ -215,7 +221,19 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     if storm.survivor == "after":
         enter(storm.procs, True)
     system.drain_all()
-    return system, Machine(system, topology, storm.costs, seed=storm.seed), leavers
+    return system, Machine(system, topology, storm.costs, seed=storm.seed,
+                           traits=lock_options(storm.locks)), leavers
+
+
+def releases(storm: Storm, machine: Machine, leavers: list[int]) -> Iterator[list[tuple[int, int]]]:
+    """Who begins to exit when: groups of (pid, virtual ns); each group is started, and has gone when the next is asked
+    for."""
+    if storm.order == "together":
+        jitter = np.random.Generator(np.random.Philox(storm.seed)).integers(0, storm.stagger_ns + 1, storm.procs)
+        yield [(pid, i * storm.stagger_ns + int(jitter[i])) for i, pid in enumerate(leavers)]
+    else:
+        for pid in leavers if storm.order == "in-turn" else reversed(leavers):
+            yield [(pid, machine.end_ns())]
 
 
 def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
@@ -230,15 +248,10 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
         while machine.run(max_events=SLICE_EVENTS):
             progress(what, min(1.0, (system.counts["munlocks"] - counts["munlocks"]) / (storm.procs * storm.pages)))
 
-    if storm.order == "together":
-        jitter = np.random.Generator(np.random.Philox(storm.seed)).integers(0, storm.stagger_ns + 1, storm.procs)
-        for i, pid in enumerate(leavers):
-            machine.start(pid, i * storm.stagger_ns + int(jitter[i]), flow=FLOWS["F_SYS_EXIT"])
+    for group in releases(storm, machine, leavers):
+        for pid, at_ns in group:
+            machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
         go()
-    else:
-        for pid in leavers if storm.order == "in-turn" else reversed(leavers):
-            machine.start(pid, machine.end_ns(), flow=FLOWS["F_SYS_EXIT"])
-            go()
     over = time.perf_counter()
     progress(what, 1.0)
 
@@ -252,7 +265,7 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
         exit_ns=(tasks["exit_ns"] - tasks["start_ns"]).copy(),
         doing={name: int(sum(cpu_ns[account].sum() for account in accounts)) for name, accounts in DOING.items()},
         watchdog={name: int((kinds == i).sum()) for i, name in enumerate(("hung task", "soft lockup", "rcu stall"))},
-        nr_mlock=left["nr_mlock"], nr_unevictable=left["nr_unevictable"],
+        dmesg=tuple(watchdog_lines(machine, kernel=kernel)), nr_mlock=left["nr_mlock"], nr_unevictable=left["nr_unevictable"],
         vmstat={name: left[name] - stat[name] for name in left if name.startswith("unevictable_pgs")},
         lock_stat=machine.lock_stat.copy(), events=machine.events, transfers=machine.transfers,
         setup_s=ready - begin, run_s=over - ready, nbytes=system.nbytes() + machine.nbytes(),
