@@ -26,7 +26,8 @@ def register(commands: Any) -> None:
     sub.add_argument("--cpus", metavar="C", type=int, help="CPUs of the machine (as many as processes, at least 2)")
     sub.add_argument("--nodes", metavar="K", type=int, help="NUMA nodes (the machine's own)")
     sub.add_argument("--machine", metavar="NAME", default="generic",
-                     help="a topology preset, or a TOML file of one; 'list' shows those there are (generic)")
+                     help="a topology preset; or a file: TOML of one, core-to-core CSV, lscpu -p; or /sys; 'list' shows the "
+                          "presets (generic)")
     sub.add_argument("--kernels", metavar="K,K", default="5.17-rc2,5.18", help="kernels to compare (5.17-rc2,5.18)")
     sub.add_argument("--order", default="together", metavar="ORDER",
                      help="together, in-turn (oldest first) or newest-first (together)")
@@ -45,6 +46,8 @@ def register(commands: Any) -> None:
     sub.add_argument("--lock-stat", action="store_true",
                      help="also print each result's locks as /proc/lock_stat and perf lock contention would")
     sub.add_argument("--costs", metavar="FILE", help="a TOML file of other costs, such as calibrate writes")
+    sub.add_argument("--sure", metavar="SAMPLES", type=int, nargs="?", const=64, help=(
+        "how sure is the comparison: draws so many tables of costs (64) and prints intervals and what matters most"))
     sub.add_argument("--until", metavar="EVENT", help=(
         "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, soft-lockup "
         "or rcu-stall; --cpus is then 64 unless given"))
@@ -77,6 +80,11 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--threads {arguments.threads}: at least 1 is needed")
     if arguments.plot and not arguments.plot.endswith((".png", ".svg", ".pdf")):
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
+    if arguments.sure is not None:
+        if arguments.sure < 5:
+            raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
+        if len(arguments.procs) > 1 or len(names) != 2 or arguments.until:
+            raise InputError("--sure: one number of processes, two kernels and no --until are needed")
     if arguments.until:
         from fastmlock.studies.search import EVENTS
         if arguments.until not in EVENTS:
@@ -94,6 +102,8 @@ def command(arguments: argparse.Namespace) -> int:
                         locks=tuple(arguments.lock), costs=costs, interleave=arguments.interleave, stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
     except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None
+    if arguments.sure is not None:
+        return _sure(storms[0], names, arguments)
     if arguments.until:
         return _search(storms[0], names, arguments)
     os.makedirs(arguments.out, exist_ok=True)
@@ -110,6 +120,28 @@ def command(arguments: argparse.Namespace) -> int:
     if len(storms) > 1 or arguments.plot:
         paths.append(report.draw(results, arguments.plot or os.path.join(arguments.out, "storm.png")))
     print(f"written: {', '.join(paths)}")
+    return DONE
+
+
+def _sure(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
+    import json
+
+    from tqdm import tqdm
+
+    from fastmlock.studies import sure
+
+    os.makedirs(arguments.out, exist_ok=True)
+    with tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False) as bar:
+        answers = sure.sure(storm, (names[0], names[1]), samples=arguments.sure, seed=arguments.seed,
+                            threads=arguments.threads, progress=lambda share: bar.update(int(100 * share) - bar.n))
+    print("\n".join(sure.sentences(answers)))
+    record = {"constants": answers.constants, "spreads": answers.spreads.tolist(), "samples": answers.samples.tolist(),
+              "values": {name: values.tolist() for name, values in answers.values.items()}, "central": answers.central}
+    path = os.path.join(arguments.out, "sure.json")
+    with open(path, "w") as file:
+        json.dump(record, file)
+    picture = sure.draw(answers, arguments.plot or os.path.join(arguments.out, "sure.png"))
+    print(f"written: {path}, {picture}")
     return DONE
 
 

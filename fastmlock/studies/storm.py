@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class Storm:
     pages: int = 4096
     cpus: int = 64
     nodes: int | None = None            #: default: the machine's own
-    machine: str = "generic"            #: a preset of fastmlock.machine, or a TOML file
+    machine: str = "generic"            #: a preset of fastmlock.machine, or a file (Topology.load)
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
     interleave: bool = False            #: the file's pages are spread over the nodes in turn
@@ -78,6 +78,8 @@ class Storm:
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
     locks: tuple[str, ...] = ()         #: other locks than the kernel's: NAME=VALUE of fastmlock.machine.locks
     costs: Costs | None = field(default=None, compare=False)
+    #: factors on latencies of the machine, such as ("remote_ns", 1.1)
+    latencies: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0),
@@ -99,9 +101,13 @@ class Storm:
 
     def topology(self) -> Topology:
         """Raises fastmlock.machine.topology.TopologyError, a ValueError, in one line."""
-        if self.machine.endswith(".toml"):
-            return Topology.load(self.machine, cpus=self.cpus, nodes=self.nodes)
-        return Topology.preset(self.machine, cpus=self.cpus, nodes=self.nodes)
+        if self.machine.endswith((".toml", ".csv")) or "/" in self.machine:
+            topology = Topology.load(self.machine, cpus=self.cpus, nodes=self.nodes)
+        else:
+            topology = Topology.preset(self.machine, cpus=self.cpus, nodes=self.nodes)
+        if not self.latencies:
+            return topology
+        return replace(topology, **{name: round(getattr(topology, name) * by) for name, by in self.latencies})
 
     @property
     def mapped_by(self) -> int:
@@ -170,6 +176,7 @@ class StormResult:
         """One flat row: what Parquet and JSON get. Without `host`, only what is the same in every run."""
         storm = asdict(self.storm)
         storm.pop("costs")
+        storm.pop("latencies")
         storm["locks"] = ",".join(self.storm.locks)
         row: dict[str, object] = {
             "kernel": self.kernel, **storm,
