@@ -43,8 +43,8 @@ def test_the_tornado_finds_what_matters() -> None:
                    for name, cost in Costs.default().items()})
     answers = sure(replace(STORM, procs=1, survivor="none", costs=table), ("5.17-rc2", "5.18"), samples=20)
     rows = {row[0]: row[1:] for row in answers.tornado("5.18")}
-    assert rows["work.free"][0] > 0.4 and rows["work.free"][1] < rows["work.free"][2]
-    assert abs(rows["switch"][0]) < 0.4             # nobody else is there to switch to
+    assert rows["memory_ns"][0] > 0.6 and rows["memory_ns"][1] < rows["memory_ns"][2]      # a lone process: cold lines
+    assert abs(rows["switch"][0]) < 0.5             # nobody else is there to switch to
     assert "90 % intervals" in sentences(answers)[0]
 
 
