@@ -116,6 +116,11 @@ cdef class System(WorldHandle):
         return 0
 
     # ------------------------------------------------------------ processes
+    @property
+    def nr_tasks(self):
+        """Task records in use; processes are 1 to nr_tasks - 1."""
+        return self.w.nr_tasks
+
     def spawn(self, *, int cpu=0):
         """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. -> pid"""
         cdef World *w = self.w

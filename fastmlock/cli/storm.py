@@ -32,8 +32,10 @@ def register(commands: Any) -> None:
                      help="together, in-turn (oldest first) or newest-first (together)")
     sub.add_argument("--survivor", default="none", metavar="WHERE",
                      help="one more locker that stays, before or after the others in i_mmap order (none)")
-    sub.add_argument("--mappers", metavar="M", type=int, default=0,
+    sub.add_argument("--mappers", metavar="M[,M...]", type=_numbers, default=[0],
                      help="further processes that map and read the file and never lock it (0)")
+    sub.add_argument("--bystanders", metavar="B", type=int, default=0,
+                     help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
     sub.add_argument("--seed", metavar="S", type=int, default=0, help="of that jitter (0)")
@@ -62,11 +64,14 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--threads {arguments.threads}: at least 1 is needed")
     if arguments.plot and not arguments.plot.endswith((".png", ".svg", ".pdf")):
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
+    if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
+        raise InputError("--procs and --mappers: only one of them may have several numbers")
     try:
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
-                        cpus=max(2, procs) if arguments.cpus is None else arguments.cpus,
-                        order=arguments.order, survivor=arguments.survivor, mappers=arguments.mappers,
-                        stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
+                        cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
+                        order=arguments.order, survivor=arguments.survivor, mappers=mappers,
+                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, seed=arguments.seed)
+                  for procs in arguments.procs for mappers in arguments.mappers]
     except (StormError, TopologyError) as error:
         raise InputError(str(error)) from None
     os.makedirs(arguments.out, exist_ok=True)

@@ -71,15 +71,20 @@ class Storm:
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
+    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap one page of the
+                                        #: file in a loop until the leavers are gone: writers of i_mmap_rwsem
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
     costs: Costs | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0),
+        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0), ("bystanders", 0),
                             ("stagger_ns", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+        if self.bystanders >= self.cpus:
+            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since each has "
+                             "one to itself")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
         if self.survivor not in SURVIVORS:
@@ -101,7 +106,7 @@ class Storm:
     @property
     def mapped_by(self) -> int:
         """Processes that map the file."""
-        return self.procs + self.mappers + (self.survivor != "none")
+        return self.procs + self.mappers + self.bystanders + (self.survivor != "none")
 
     def capacity(self) -> dict[str, int]:
         """Records that the world will hold, by pool; nothing grows during the storm."""
@@ -133,6 +138,8 @@ class StormResult:
     lru_locks: int                      #: acquisitions of lru_lock
     munlocks: int
     watchdog: dict[str, int]            #: reports by kind
+    bystander_rounds: int               #: of mmap and munmap, all bystanders together
+    bystander_round_ns: float           #: mean time of one
     nr_mlock: int                       #: left behind
     nr_unevictable: int
     vmstat: dict[str, int]              #: changes during the exits
@@ -168,7 +175,8 @@ class StormResult:
             "kernel": self.kernel, **storm,
             "last_exit_ns": self.last_exit_ns, "exit_median_ns": self.median_exit_ns, "exit_p99_ns": self.p99_exit_ns,
             "exit_max_ns": self.max_exit_ns, "rmap_walks": self.rmap_walks, "rmap_vmas": self.rmap_vmas,
-            "lru_locks": self.lru_locks, "munlocks": self.munlocks, "nr_mlock": self.nr_mlock,
+            "lru_locks": self.lru_locks, "munlocks": self.munlocks, "bystander_rounds": self.bystander_rounds,
+            "bystander_round_ns": self.bystander_round_ns, "nr_mlock": self.nr_mlock,
             "nr_unevictable": self.nr_unevictable, "events": self.events, "line_transfers": self.transfers,
         }
         row.update({f"cpu_{name}_ns": ns for name, ns in self.doing.items()})
@@ -184,7 +192,8 @@ def _quiet(what: str, share: float) -> None:
 
 
 def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[System, Machine, list[int]]:
-    """Everything up to the exits, untimed: -> the system, the machine, and the leavers in i_mmap order."""
+    """Everything up to the exits, untimed: -> the system, the machine, and the leavers in i_mmap order. Bystanders are
+    started; nothing has run yet."""
     topology = storm.topology()
     kernels.get(kernel)
     system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
@@ -196,7 +205,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
 
     def enter(cpu: int, lock: bool) -> int:
         nonlocal done
-        pid = system.spawn(cpu=cpu % topology.cpus)
+        pid = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
@@ -214,7 +223,11 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     if storm.survivor == "after":
         enter(storm.procs, True)
     system.drain_all()
-    return system, Machine(system, topology, storm.costs, seed=storm.seed), leavers
+    machine = Machine(system, topology, storm.costs, seed=storm.seed)
+    for i in range(storm.bystanders):
+        machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
+                      args=(ADDRESS, file, storm.mapped_by - storm.procs - storm.bystanders))
+    return system, machine, leavers
 
 
 def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
@@ -242,6 +255,9 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
     progress(what, 1.0)
 
     tasks = machine.tasks[leavers]
+    loops = range(leavers[-1] + 1 + (storm.survivor == "after"), system.nr_tasks)
+    loop_ns = int(sum(machine.tasks[pid]["exit_ns"] - machine.tasks[pid]["start_ns"] for pid in loops))
+    rounds = int(sum(system.tasks[pid]["ret"] for pid in loops))
     cpu_ns = machine.cpu_ns()
     after = system.counts
     left = system.vmstat()
@@ -254,6 +270,7 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
         nr_mlock=left["nr_mlock"], nr_unevictable=left["nr_unevictable"],
         vmstat={name: left[name] - stat[name] for name in left if name.startswith("unevictable_pgs")},
         lock_stat=machine.lock_stat.copy(), events=machine.events, transfers=machine.transfers,
+        bystander_rounds=rounds, bystander_round_ns=loop_ns / rounds if rounds else 0.0,
         setup_s=ready - begin, run_s=over - ready, nbytes=system.nbytes() + machine.nbytes(),
         **{name: after[name] - counts[name] for name in after},
     )
