@@ -66,7 +66,8 @@ def draw_writers(results: list[StormResult], path: str) -> None:
     for kernel in KERNELS:
         mine = [r for r in results if r.kernel == kernel]
         axes.plot([r.storm.mappers for r in mine], [r.bystander_round_ns / 1e3 for r in mine], marker="o", label=kernel)
-    axes.set(xscale="symlog", yscale="log", xlabel="others that map the file", ylabel="mmap + munmap of a page of it, us",
+    axes.set(xscale="symlog", yscale="log", xlabel="others that map the file",
+             ylabel="mmap + munmap of a page of it, us",
              title=f"a bystander, while 16 processes exit ({report.duration(results[0].storm.stagger_ns)} apart)")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend()
@@ -80,7 +81,8 @@ def main(folder: str) -> None:
     results = sweep(storms)
     draw_ratio({key: (results[2 * i], results[2 * i + 1]) for i, key in enumerate(keys)},
                os.path.join(folder, "ratio.png"))
-    writers = sweep([Storm(procs=16, cpus=18, pages=2048, stagger_ns=100_000, mappers=m, bystanders=2) for m in WRITERS])
+    writers = sweep([Storm(procs=16, cpus=18, pages=2048, stagger_ns=100_000, mappers=m, bystanders=2)
+                     for m in WRITERS])
     draw_writers(writers, os.path.join(folder, "writers.png"))
     report.write([result.record(host=False) for result in results + writers], folder, "collapse")
 

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_readme_sessions() -> None:
-    failed, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    failed, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False,
+                                     optionflags=doctest.NORMALIZE_WHITESPACE)
     assert tried >= 8 and not failed
 
 
