@@ -39,7 +39,7 @@ def register(commands: Any) -> None:
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
     sub.add_argument("--coarse", action="store_true",
-                     help="let a whole batch be one instant: three times faster here, cruder where leavers run in lock-step")
+                     help="let a whole batch be one instant: three times faster here, cruder in lock-step")
     sub.add_argument("--seed", metavar="S", type=int, default=0, help="of that jitter (0)")
     sub.add_argument("--threads", metavar="T", type=int, default=min(2, os.cpu_count() or 1),
                      help="simulations at a time; the results are the same with any number")
@@ -72,7 +72,8 @@ def command(arguments: argparse.Namespace) -> int:
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
                         order=arguments.order, survivor=arguments.survivor, mappers=mappers,
-                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, coarse=arguments.coarse, seed=arguments.seed)
+                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, coarse=arguments.coarse,
+                        seed=arguments.seed)
                   for procs in arguments.procs for mappers in arguments.mappers]
     except (StormError, TopologyError) as error:
         raise InputError(str(error)) from None

@@ -58,8 +58,9 @@ def lines(cpus: tuple[int, ...], pages: int, kernels: tuple[str, ...], progress:
         for kernel, coarse in product(kernels, (False, True)):
             reference = best(lambda n=n: bare(n))                   # type: ignore[misc]
             result = run(Storm(procs=n, cpus=n, pages=pages, coarse=coarse), kernel, progress)
-            yield Line(what=f"exit storm, {kernel}{', coarse' if coarse else ''}", cpus=n, events_per_s=result.events / result.run_s,
-                       bare_events_per_s=reference, ns_per_entry=result.run_s / result.entries * 1e9)
+            yield Line(what=f"exit storm, {kernel}{', coarse' if coarse else ''}", cpus=n,
+                       events_per_s=result.events / result.run_s, bare_events_per_s=reference,
+                       ns_per_entry=result.run_s / result.entries * 1e9)
 
 
 def table(found: Iterable[Line]) -> Iterator[str]:

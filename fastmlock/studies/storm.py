@@ -121,8 +121,9 @@ class Storm:
         """About what the arrays take, world and machine together."""
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
-        return int(c["pages"] * (STRUCTS["Page"].itemsize + 12) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
-                   + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
+        size = {"pages": STRUCTS["Page"].itemsize + 12, "leaves": STRUCTS["Leaf"].itemsize + 24, "tables": 2048,
+                "tasks": STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024}
+        return int(sum(c[pool] * each for pool, each in size.items())) + (64 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
