@@ -35,7 +35,7 @@ cdef enum Flow:
     F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
     F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
     F_FLUSH                 # tlb_flush_mmu: frees what the task gathered
-    F_UNLINK_VMA            # unlink_anon_vmas, unlink_file_vma: a = vma
+    F_UNLINK_VMAS           # unlink_anon_vmas, unlink_file_vma: a = first vma, b = end (page number)
     F_UNMAP_REGION          # a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
     F_EXIT_MMAP             # a = mm
     # system calls
