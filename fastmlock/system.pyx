@@ -115,7 +115,21 @@ cdef class System(WorldHandle):
         self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
 
+    @property
+    def fine(self):
+        """Whether a timed run lets time pass after each page of a batch instead of after the whole batch."""
+        return self.w.fine != 0
+
+    @fine.setter
+    def fine(self, bint on):
+        self.w.fine = on
+
     # ------------------------------------------------------------ processes
+    @property
+    def nr_tasks(self):
+        """Task records in use; processes are 1 to nr_tasks - 1."""
+        return self.w.nr_tasks
+
     def spawn(self, *, int cpu=0):
         """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. -> pid"""
         cdef World *w = self.w

@@ -21,7 +21,7 @@ def register(commands: Any) -> None:
     sub = commands.add_parser("storm", help="the exit storm, before and after", description=(
         "N processes map the same file shared, all mlock it, and exit on a simulated NUMA machine: once on a kernel "
         "before the rework and once after it. Prints both side by side; with several N draws the curve."))
-    sub.add_argument("--procs", metavar="N[,N...]", type=_numbers, default=[64], help="processes (64)")
+    sub.add_argument("--procs", metavar="N[,N...]", type=_numbers, default=[16], help="processes (16)")
     sub.add_argument("--pages", metavar="P", type=int, default=16384, help="pages of the file (16384)")
     sub.add_argument("--cpus", metavar="C", type=int, help="CPUs of the machine (as many as processes, at least 2)")
     sub.add_argument("--nodes", metavar="K", type=int, help="NUMA nodes (the machine's own)")
@@ -33,12 +33,16 @@ def register(commands: Any) -> None:
                      help="together, in-turn (oldest first) or newest-first (together)")
     sub.add_argument("--survivor", default="none", metavar="WHERE",
                      help="one more locker that stays, before or after the others in i_mmap order (none)")
-    sub.add_argument("--mappers", metavar="M", type=int, default=0,
+    sub.add_argument("--mappers", metavar="M[,M...]", type=_numbers, default=[0],
                      help="further processes that map and read the file and never lock it (0)")
     sub.add_argument("--interleave", action="store_true",
                      help="spread the file's pages over the nodes in turn (all where the first process runs)")
+    sub.add_argument("--bystanders", metavar="B", type=int, default=0,
+                     help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
+    sub.add_argument("--coarse", action="store_true",
+                     help="let a whole batch be one instant: three times faster here, cruder in lock-step")
     sub.add_argument("--seed", metavar="S", type=int, default=0, help="of that jitter (0)")
     sub.add_argument("--lock", metavar="NAME=VALUE", action="append", default=[], help=(
         "another lock than the kernel's: spin=ticket, rwsem=no-handoff, i_mmap=percpu, ...; several are possible; a "
@@ -83,8 +87,6 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.sure is not None:
         if arguments.sure < 5:
             raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
-        if len(arguments.procs) > 1 or len(names) != 2 or arguments.until:
-            raise InputError("--sure: one number of processes, two kernels and no --until are needed")
     if arguments.until:
         from fastmlock.studies.search import EVENTS
         if arguments.until not in EVENTS:
@@ -94,15 +96,21 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.most < arguments.procs[0]:
             raise InputError(f"--most {arguments.most}: at least --procs {arguments.procs[0]} is needed")
         arguments.cpus = 64 if arguments.cpus is None else arguments.cpus
+    if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
+        raise InputError("--procs and --mappers: only one of them may have several numbers")
     try:
         costs = Costs.load(arguments.costs) if arguments.costs else None
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
-                        cpus=max(2, procs) if arguments.cpus is None else arguments.cpus,
-                        order=arguments.order, survivor=arguments.survivor, mappers=arguments.mappers,
-                        locks=tuple(arguments.lock), costs=costs, interleave=arguments.interleave, stagger_ns=arguments.stagger_ns, seed=arguments.seed) for procs in arguments.procs]
+                        cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
+                        order=arguments.order, survivor=arguments.survivor, mappers=mappers, costs=costs,
+                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, coarse=arguments.coarse,
+                        interleave=arguments.interleave, locks=tuple(arguments.lock), seed=arguments.seed)
+                  for procs in arguments.procs for mappers in arguments.mappers]
     except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None
     if arguments.sure is not None:
+        if len(storms) > 1 or len(names) != 2 or arguments.until:
+            raise InputError("--sure: one storm, two kernels and no --until are needed")
         return _sure(storms[0], names, arguments)
     if arguments.until:
         return _search(storms[0], names, arguments)

@@ -35,7 +35,7 @@ cdef enum Flow:
     F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
     F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
     F_FLUSH                 # tlb_flush_mmu: frees what the task gathered
-    F_UNLINK_VMA            # unlink_anon_vmas, unlink_file_vma: a = vma
+    F_UNLINK_VMAS           # unlink_anon_vmas, unlink_file_vma: a = first vma, b = end (page number)
     F_UNMAP_REGION          # a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
     F_EXIT_MMAP             # a = mm
     # system calls
@@ -59,6 +59,7 @@ cdef enum Flow:
     F_FADVISE               # a = mapping, b = first page, c = end page
     F_MOVE_PAGES            # a = vma, b = vpn
     F_DROP_CACHES           # a = mapping
+    F_MAP_LOOP              # a bystander's loop of mmap and munmap: a = addr, b = mapping, c = VMAs left at its end
     F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
     F_READAHEAD             # a = mapping, b = pgoff
     F_VMA_FLAGS             # merge or split so that a vma covers [b, c) with flags d: a = vma; res = vma or -errno

@@ -13,11 +13,17 @@ from fastmlock.studies.storm import DOING, Storm, StormResult
 Record = dict[str, object]
 
 _DOING_NAMES = {
-    "working": "working", "i_mmap_read": "waiting: i_mmap_rwsem, reader", "i_mmap_write": "waiting: i_mmap_rwsem, writer",
+    "working": "working",
+    "i_mmap_read": "waiting: i_mmap_rwsem, reader",
+    "i_mmap_write": "waiting: i_mmap_rwsem, writer",
     "other_rwsem": "waiting: other rwsems", "page_lock": "waiting: page locks", "lru_lock": "waiting: lru_lock",
     "ptl": "waiting: page-table locks", "lines": "cache-line transfers", "switching": "switching tasks",
     "idle": "idle",
 }
+
+
+#: what a series of storms can differ in, and how its axis is called
+AXES = {"procs": "processes that leave", "mappers": "others that map the file"}
 
 
 def duration(ns: float) -> str:
@@ -47,23 +53,31 @@ def rows(result: StormResult) -> list[tuple[str, str]]:
         ("munlocks of a page", count(result.munlocks)),
         ("lru_lock taken", count(result.lru_locks)),
         ("pages stranded", count(result.vmstat["unevictable_pgs_stranded"])),
+        *([("bystander's mmap + munmap, mean", duration(result.bystander_round_ns)),
+           ("  rounds", count(result.bystander_rounds))] if result.storm.bystanders else []),
         ("left Mlocked / Unevictable", f"{count(result.nr_mlock)} / {count(result.nr_unevictable)}"),
         ("watchdog reports", ", ".join(f"{n} {name}" for name, n in reports.items()) or "none"),
     ]
 
 
-def title(storm: Storm) -> str:
+def title(storm: Storm, grown: str = "") -> str:
+    """A storm in one sentence; what is on an axis (`grown`) has no number there."""
     topology = storm.topology()
-    what = [f"{storm.procs:,} processes x {storm.pages:,} mlocked pages exit "
-            + {"together": "together", "in-turn": "one after another, oldest first",
-               "newest-first": "one after another, newest first"}[storm.order]]
-    if storm.order == "together" and storm.stagger_ns:
+    number = {name: "N" if name == grown else count(getattr(storm, name)) for name in AXES}
+    one = storm.procs == 1 and grown != "procs"
+    what = [f"{number['procs']} process{'' if one else 'es'} x {count(storm.pages)} mlocked pages "
+            + ("exits" if one else {"together": "exit together", "in-turn": "exit one after another, oldest first",
+                                    "newest-first": "exit one after another, newest first"}[storm.order])]
+    if storm.order == "together" and storm.stagger_ns and not one:
         what.append(f"released {duration(storm.stagger_ns)} apart")
     if storm.survivor != "none":
         what.append(f"one locker stays, {storm.survivor} them in i_mmap")
-    if storm.mappers:
-        what.append(f"beside {storm.mappers:,} that only map the file")
-    return f"{', '.join(what)}; {topology.cpus:,} CPUs on {topology.nodes} nodes ({storm.machine})"
+    if storm.mappers or grown == "mappers":
+        what.append(f"beside {number['mappers']} that only map the file")
+    if storm.bystanders:
+        what.append(f"{count(storm.bystanders)} bystanders map and unmap it")
+    cpus = "as many CPUs" if grown == "procs" else f"{count(topology.cpus)} CPUs on {topology.nodes} nodes"
+    return f"{', '.join(what)}; {cpus} ({storm.machine})"
 
 
 def show(results: Sequence[StormResult], stream: IO[str]) -> None:
@@ -89,26 +103,32 @@ def show(results: Sequence[StormResult], stream: IO[str]) -> None:
         console.print(growth(results))
 
 
+def grown(results: Sequence[StormResult]) -> str:
+    """The field of AXES in which the storms differ; the first if they don't."""
+    return next((name for name in AXES if len({getattr(result.storm, name) for result in results}) > 1), "procs")
+
+
 def growth(results: Sequence[StormResult]) -> object:
     """A table with a row for each number of processes: median and last exit on each kernel, and the medians' ratio."""
     from rich.table import Table
 
     kernels = list(dict.fromkeys(result.kernel for result in results))
+    name = grown(results)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("processes", justify="right")
+    table.add_column(AXES[name], justify="right")
     for kernel in kernels:
         table.add_column(kernel, justify="right")
         table.add_column("last", justify="right")
     if len(kernels) == 2:
         table.add_column("median, ratio", justify="right")
-    for procs in dict.fromkeys(result.storm.procs for result in results):
-        mine = {result.kernel: result for result in results if result.storm.procs == procs}
+    for value in dict.fromkeys(getattr(result.storm, name) for result in results):
+        mine = {result.kernel: result for result in results if getattr(result.storm, name) == value}
         cells = [cell for kernel in kernels
                  for cell in (duration(mine[kernel].median_exit_ns), duration(mine[kernel].last_exit_ns))]
         if len(kernels) == 2:
             first, second = (mine[kernel].median_exit_ns for kernel in kernels)
             cells.append(f"{first / second:.2f}" if second else "-")
-        table.add_row(f"{procs:,}", *cells)
+        table.add_row(f"{value:,}", *cells)
     return table
 
 
@@ -139,28 +159,29 @@ def write(records: Sequence[Record], folder: str, name: str) -> list[str]:
 
 
 def draw(results: Sequence[StormResult], path: str) -> str:
-    """The curve: how long a process's exit takes, and how many VMAs the walks visited, over the number of processes.
-    -> the path"""
+    """The curve: how long a process's exit takes, and how many VMAs the walks visited, over what grew. -> the path"""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     kernels = list(dict.fromkeys(result.kernel for result in results))
+    name = grown(results)
     figure, (times, visits) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for kernel in kernels:
         mine = [result for result in results if result.kernel == kernel]
-        procs = [result.storm.procs for result in mine]
-        line, = times.plot(procs, [result.median_exit_ns / 1e6 for result in mine], marker="o", label=f"{kernel}, median")
-        times.fill_between(procs, [result.exit_ns.min() / 1e6 for result in mine],
+        x = [getattr(result.storm, name) for result in mine]
+        line, = times.plot(x, [result.median_exit_ns / 1e6 for result in mine], marker="o", label=f"{kernel}, median")
+        times.fill_between(x, [result.exit_ns.min() / 1e6 for result in mine],
                            [result.max_exit_ns / 1e6 for result in mine], color=line.get_color(), alpha=0.15)
-        visits.plot(procs, [max(result.rmap_vmas, 0.5) for result in mine], marker="o", label=kernel)
-    times.set(xscale="log", yscale="log", xlabel="processes", ylabel="exit of one process, ms of virtual time",
+        visits.plot(x, [max(result.rmap_vmas, 0.5) for result in mine], marker="o", label=kernel)
+    scale = "log" if all(getattr(result.storm, name) for result in results) else "symlog"
+    times.set(xscale=scale, yscale="log", xlabel=AXES[name], ylabel="exit of one process, ms of virtual time",
               title="time (band: shortest to longest)")
-    visits.set(xscale="log", yscale="symlog", xlabel="processes", ylabel="VMAs visited by rmap walks", title="work")
+    visits.set(xscale=scale, yscale="symlog", xlabel=AXES[name], ylabel="VMAs visited by rmap walks", title="work")
     for axes in (times, visits):
         axes.grid(True, which="both", alpha=0.25)
         axes.legend()
-    figure.suptitle(title(results[-1].storm).replace("; ", "\n"), fontsize=10)
+    figure.suptitle(title(results[-1].storm, name).replace("; ", "\n"), fontsize=10)
     unfinished = f"{path}.unfinished"
     figure.savefig(unfinished, format=os.path.splitext(path)[1][1:] or "png", dpi=110,
                    metadata={"Software": None} if path.endswith(".png") else None)

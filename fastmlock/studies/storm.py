@@ -65,16 +65,19 @@ class Storm:
     Raises StormError, before any work, for what cannot be.
     """
 
-    procs: int = 64
-    pages: int = 4096
-    cpus: int = 64
+    procs: int = 16
+    pages: int = 16384
+    cpus: int = 16
     nodes: int | None = None            #: default: the machine's own
     machine: str = "generic"            #: a preset of fastmlock.machine, or a file (Topology.load)
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
     interleave: bool = False            #: the file's pages are spread over the nodes in turn
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
+    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap a page of the
+                                        #: file in a loop until the leavers are gone: writers of i_mmap_rwsem
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
+    coarse: bool = False                #: a batch is one instant: three times faster here, cruder in lock-step
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
     locks: tuple[str, ...] = ()         #: other locks than the kernel's: NAME=VALUE of fastmlock.machine.locks
     costs: Costs | None = field(default=None, compare=False)
@@ -82,10 +85,13 @@ class Storm:
     latencies: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0),
+        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0), ("bystanders", 0),
                             ("stagger_ns", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+        if self.bystanders >= self.cpus:
+            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since "
+                             "each has one to itself")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
         if self.survivor not in SURVIVORS:
@@ -112,7 +118,7 @@ class Storm:
     @property
     def mapped_by(self) -> int:
         """Processes that map the file."""
-        return self.procs + self.mappers + (self.survivor != "none")
+        return self.procs + self.mappers + self.bystanders + (self.survivor != "none")
 
     def capacity(self) -> dict[str, int]:
         """Records that the world will hold, by pool; nothing grows during the storm."""
@@ -126,8 +132,9 @@ class Storm:
         """About what the arrays take, world and machine together."""
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
-        return (c["pages"] * (STRUCTS["Page"].itemsize + 8 + 4) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
-                + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
+        size = {"pages": STRUCTS["Page"].itemsize + 12, "leaves": STRUCTS["Leaf"].itemsize + 24, "tables": 2048,
+                "tasks": STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024}
+        return int(sum(c[pool] * each for pool, each in size.items())) + (64 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +152,8 @@ class StormResult:
     munlocks: int
     watchdog: dict[str, int]            #: reports by kind
     dmesg: tuple[str, ...]              #: the same as the kernel prints them
+    bystander_rounds: int               #: of mmap and munmap, all bystanders together
+    bystander_round_ns: float           #: mean time of one
     nr_mlock: int                       #: left behind
     nr_unevictable: int
     vmstat: dict[str, int]              #: changes during the exits
@@ -182,7 +191,8 @@ class StormResult:
             "kernel": self.kernel, **storm,
             "last_exit_ns": self.last_exit_ns, "exit_median_ns": self.median_exit_ns, "exit_p99_ns": self.p99_exit_ns,
             "exit_max_ns": self.max_exit_ns, "rmap_walks": self.rmap_walks, "rmap_vmas": self.rmap_vmas,
-            "lru_locks": self.lru_locks, "munlocks": self.munlocks, "nr_mlock": self.nr_mlock,
+            "lru_locks": self.lru_locks, "munlocks": self.munlocks, "bystander_rounds": self.bystander_rounds,
+            "bystander_round_ns": self.bystander_round_ns, "nr_mlock": self.nr_mlock,
             "nr_unevictable": self.nr_unevictable, "events": self.events, "line_transfers": self.transfers,
         }
         row.update({f"cpu_{name}_ns": ns for name, ns in self.doing.items()})
@@ -198,7 +208,8 @@ def _quiet(what: str, share: float) -> None:
 
 
 def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[System, Machine, list[int]]:
-    """Everything up to the exits, untimed: -> the system, the machine, and the leavers in i_mmap order."""
+    """Everything up to the exits, untimed: -> the system, the machine, and the leavers in i_mmap order. Bystanders are
+    started; nothing has run yet."""
     topology = storm.topology()
     kernels.get(kernel)
     system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
@@ -210,7 +221,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
 
     def enter(cpu: int, lock: bool) -> int:
         nonlocal done
-        pid = system.spawn(cpu=cpu % topology.cpus)
+        pid: int = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
@@ -228,8 +239,12 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     if storm.survivor == "after":
         enter(storm.procs, True)
     system.drain_all()
-    return system, Machine(system, topology, storm.costs, seed=storm.seed,
-                           traits=lock_options(storm.locks)), leavers
+    system.fine = not storm.coarse
+    machine = Machine(system, topology, storm.costs, seed=storm.seed, traits=lock_options(storm.locks))
+    for i in range(storm.bystanders):
+        machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
+                      args=(ADDRESS, file, storm.mapped_by - storm.procs - storm.bystanders))
+    return system, machine, leavers
 
 
 def releases(storm: Storm, machine: Machine, leavers: list[int]) -> Iterator[list[tuple[int, int]]]:
@@ -263,6 +278,9 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
     progress(what, 1.0)
 
     tasks = machine.tasks[leavers]
+    loops = range(leavers[-1] + 1 + (storm.survivor == "after"), system.nr_tasks)
+    loop_ns = int(sum(machine.tasks[pid]["exit_ns"] - machine.tasks[pid]["start_ns"] for pid in loops))
+    rounds = int(sum(system.tasks[pid]["ret"] for pid in loops))
     cpu_ns = machine.cpu_ns()
     after = system.counts
     left = system.vmstat()
@@ -275,6 +293,7 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
         dmesg=tuple(watchdog_lines(machine, kernel=kernel)), nr_mlock=left["nr_mlock"], nr_unevictable=left["nr_unevictable"],
         vmstat={name: left[name] - stat[name] for name in left if name.startswith("unevictable_pgs")},
         lock_stat=machine.lock_stat.copy(), events=machine.events, transfers=machine.transfers,
+        bystander_rounds=rounds, bystander_round_ns=loop_ns / rounds if rounds else 0.0,
         setup_s=ready - begin, run_s=over - ready, nbytes=system.nbytes() + machine.nbytes(),
         **{name: after[name] - counts[name] for name in after},
     )
