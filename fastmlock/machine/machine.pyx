@@ -331,9 +331,10 @@ cdef class Machine:
         """A copy of everything that changes, as a dict of arrays. The world must be saved with it."""
         return {name: array.copy() for name, array in self.arrays.items()}
 
-    def load(self, saved):
-        """Goes back to what `save` returned, on a machine of the same topology. Costs and traits stay."""
+    def load(self, saved, *, bint copy=True):
+        """Goes back to what `save` returned, on a machine of the same topology. Costs and traits stay. Without `copy`
+        the arrays given are worked on from then on."""
         if len(saved["cpus"]) != self.m.nr_cpus or set(saved) != set(self.arrays):
             raise ValueError("the checkpoint is of another machine")
-        self.arrays.update({name: np.array(array) for name, array in saved.items()})
+        self.arrays.update({name: np.array(array) if copy else array for name, array in saved.items()})
         self.repoint()
