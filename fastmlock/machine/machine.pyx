@@ -227,6 +227,7 @@ cdef class Machine:
         # what untimed calls have counted is not this run's
         memset(self.m.w.work, 0, sizeof(self.m.w.work))
         self.m.w.nr_touch = 0
+        self.m.w.work_kinds = 0
         while left > 0:
             piece = min(left, <int64_t> 1 << 22)
             with nogil:
