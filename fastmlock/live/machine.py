@@ -22,6 +22,7 @@ MIB = 1 << 20
 MEMORY_WANTED = 256 * MIB
 """Available bytes below which nothing is run: a scenario locks at most a few MiB, and others must not feel it."""
 EXT4_MAGIC = 0xEF53
+CAP_IPC_LOCK, CAP_SYS_RESOURCE = 14, 24
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +53,7 @@ class Machine:
         self.tmpfs: int | None = None
         try:
             self.root = os.geteuid() == 0
+            self.can_lock, self.can_raise = _capability(CAP_IPC_LOCK), _capability(CAP_SYS_RESOURCE)
             self.release = platform.release()
             cpus = sorted(self._affinity)
             self.worker_cpu, self.controller_cpu = cpus[0], cpus[1 % len(cpus)]
@@ -133,8 +135,10 @@ class Machine:
             yield "flags and mapcounts of pages: /proc/kpageflags and /proc/kpagecount need root"
         if not self.refresh:
             yield "nr_mlock, nr_unevictable and list sizes: exact only after /proc/sys/vm/stat_refresh, which needs root"
-        if not self.root:
-            yield "processes with CAP_IPC_LOCK: only root has it"
+        if not self.can_lock:
+            yield "processes with CAP_IPC_LOCK: this one has it not, so none of them starts with it"
+        if not self.can_raise:
+            yield "RLIMIT_MEMLOCK above its hard limit: that needs CAP_SYS_RESOURCE"
         yield "mlock_count: the kernel shows it nowhere"
         if self.ext4 is None:
             yield "files on ext4: the temporary folder is on another file system"
@@ -208,6 +212,14 @@ def _cgroup_room() -> int | None:
 def _number(path: str) -> int:
     with open(path) as stream:
         return int(stream.read())       # "max" is none: ValueError
+
+
+def _capability(number: int) -> bool:
+    with suppress(OSError), open("/proc/self/status") as stream:
+        for line in stream:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False
 
 
 def _swap_is_on() -> bool:

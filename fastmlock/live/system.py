@@ -43,6 +43,7 @@ class LiveSystem:
         self.smaps_shows_lf = bool(traits.smaps_lf)
         self._limit = traits.rlimit_memlock
         self._workers: dict[int, Worker] = {}
+        self._hard: dict[int, int] = {}                # RLIMIT_MEMLOCK by process, in bytes
         self._files: list[tuple[int, int]] = []        # descriptor, pages at its creation
         self._pagemaps: dict[int, proc.Pagemap] = {}
         self._in_cache: dict[int, bytes] = {}
@@ -112,12 +113,14 @@ class LiveSystem:
             limit = self._limit if self.machine.root or hard < 0 else min(self._limit, hard)
             with suppress(ValueError, OSError):
                 resource.prlimit(worker.pid, resource.RLIMIT_MEMLOCK, (limit, limit))
+        self._hard[worker.pid] = resource.prlimit(worker.pid, resource.RLIMIT_MEMLOCK)[1] & 2**64 - 1
         return worker.pid
 
     def fork(self, pid: int) -> int:
         self._forget()
         child = self._workers[pid].fork()
         self._workers[child.pid] = child
+        self._hard[child.pid] = self._hard[pid]
         return child.pid
 
     def exit(self, pid: int) -> None:
@@ -139,8 +142,13 @@ class LiveSystem:
         os.sched_setaffinity(pid, {self._real_cpu[cpu]})
 
     def set_rlimit_memlock(self, pid: int, limit_bytes: int) -> tuple[int, int]:
+        if not self.machine.can_raise and limit_bytes > self._hard[pid]:
+            raise NotSupported("a higher RLIMIT_MEMLOCK on a live machine without CAP_SYS_RESOURCE")
         limits = struct.pack("=2Q", limit_bytes, limit_bytes)
-        return self._call(pid, "setrlimit", RLIMIT_MEMLOCK, layout.DATA, data=limits)
+        ret, err = self._call(pid, "setrlimit", RLIMIT_MEMLOCK, layout.DATA, data=limits)
+        if not err:
+            self._hard[pid] = limit_bytes
+        return ret, err
 
     def setuid(self, pid: int, uid: int) -> tuple[int, int]:
         ret, err = self._call(pid, "setresgid", uid, uid, uid)

@@ -98,29 +98,49 @@ class Program:
             for page in range(0x4F0, 0x4F0 + FIRST_LOOK_PAGES):
                 memory.user_access(self.k, self.mm, page, True)
 
+    def user_mode(self, mm: Mm) -> None:
+        """A worker receives a command: it writes its command block, its thread's data and its stack."""
+        for page in (COMMAND_PAGE, TLS_PAGE, STACK_TOP - 1):
+            pte: Pte | None = mm.ptes.get(page)
+            if pte is None or not pte.write:
+                memory.user_access(self.k, mm, page, True)
+
+    def first_touch(self, mm: Mm) -> None:
+        """Before it touches memory a worker saves where to go on after a signal."""
+        memory.user_access(self.k, mm, TOUCH_PAGE, True)
+
+    def after_fork(self, parent: Mm, child: Mm) -> None:
+        """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data is written
+        by the child alone."""
+        for mm in (child, parent) if self.k.traits.child_runs_first else (parent, child):
+            for page in (COMMAND_PAGE, STACK_TOP - 1) if mm is parent else (COMMAND_PAGE, STACK_TOP - 1, TLS_PAGE):
+                memory.user_access(self.k, mm, page, True)
+
+
+class Nothing(Program):
+    """Processes that have no memory but what the scenario maps, like those of `fastmlock.System`."""
+
+    def __init__(self, k: Kernel) -> None:
+        self.k = k
+
+    def new_process(self) -> Mm:
+        return Mm()
+
+    def count(self) -> None:
+        pass
+
+    look = count
+
+    def user_mode(self, mm: Mm) -> None:
+        pass
+
+    first_touch = user_mode
+
+    def after_fork(self, parent: Mm, child: Mm) -> None:
+        pass
+
 
 def _vma(mm: Mm, page: int) -> Vma:
     vma = mm.lookup(page)
     assert vma is not None
     return vma
-
-
-def user_mode(k: Kernel, mm: Mm) -> None:
-    """A worker receives a command: it writes its command block, its thread's data and its stack."""
-    for page in (COMMAND_PAGE, TLS_PAGE, STACK_TOP - 1):
-        pte: Pte | None = mm.ptes.get(page)
-        if pte is None or not pte.write:
-            memory.user_access(k, mm, page, True)
-
-
-def first_touch(k: Kernel, mm: Mm) -> None:
-    """Before it touches memory a worker saves where to go on after a signal."""
-    memory.user_access(k, mm, TOUCH_PAGE, True)
-
-
-def after_fork(k: Kernel, parent: Mm, child: Mm) -> None:
-    """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data is written by
-    the child alone."""
-    for mm in (child, parent) if k.traits.child_runs_first else (parent, child):
-        for page in (COMMAND_PAGE, STACK_TOP - 1) if mm is parent else (COMMAND_PAGE, STACK_TOP - 1, TLS_PAGE):
-            memory.user_access(k, mm, page, True)

@@ -31,7 +31,9 @@ def _answer(err: int) -> tuple[int, int]:
 class ReferenceSystem:
     """One machine, one kernel; the protocol of `fastmlock.scenario.system.SystemUnderTest`."""
 
-    def __init__(self, kernel: str = "5.17-rc2", cpus: int = 2, worker_cpu: int = 0, controller_cpu: int = 1) -> None:
+    def __init__(self, kernel: str = "5.17-rc2", cpus: int = 2, worker_cpu: int = 0, controller_cpu: int = 1, *,
+                 program: bool = True) -> None:
+        """`program`: processes have the recorder's own memory (image.py); without it they begin with nothing mapped."""
         self.kernel = kernel
         self.traits = traits_of(kernel)
         self.cpus, self.worker_cpu, self.controller_cpu = cpus, worker_cpu, controller_cpu
@@ -39,17 +41,18 @@ class ReferenceSystem:
         self.smaps_shows_lf = self.traits.smaps_shows_lockonfault
         self._tasks: dict[int, Task] = {}
         self._files: list[File] = []
+        self._shared_anon: list[File] = []
         self._controller = Mm()
         self._next_observer = 0x200000000
         self._buffer_present = False
         self.k.cpu = controller_cpu
-        self._image = image.Program(self.k, self._controller)
+        self._image = image.Program(self.k, self._controller) if program else image.Nothing(self.k)
 
     # ------------------------------------------------------------ entering the kernel
     def _enter(self, pid: int) -> Task:
         task = self._tasks[pid]
         self.k.cpu = task.cpu
-        image.user_mode(self.k, task.mm)
+        self._image.user_mode(task.mm)
         return task
 
     def _control(self) -> Kernel:
@@ -69,13 +72,14 @@ class ReferenceSystem:
         child = len(self._tasks) + 1
         mm = mmap.dup_mmap(self.k, parent.mm)
         self._tasks[child] = Task(child, mm, parent.cpu, parent.rlimit, parent.uid)
-        image.after_fork(self.k, parent.mm, mm)
+        self._image.after_fork(parent.mm, mm)
         return child
 
     def exit(self, pid: int) -> None:
         task = self._enter(pid)
         task.alive = False
         mmap.exit_mmap(self.k, task.mm)
+        self._user_mode_again()
 
     def set_cpu(self, pid: int, cpu: int) -> None:
         self._tasks[pid].cpu = cpu
@@ -116,18 +120,28 @@ class ReferenceSystem:
         backing, pgoff = (None, start) if file is None else (self._files[file], offset >> PAGE_SHIFT)
         if backing is None and shared:
             backing, pgoff = File(-1, "shmem", pages), 0
+            self._shared_anon.append(backing)
         vm_flags = mmap.calc_vm_flags(prot, shared) | (VM_NORESERVE if flags & abi.MAP_NORESERVE else 0)
         err = mmap.do_mmap(self.k, task, start, pages, vm_flags, backing, pgoff,
                            fixed=bool(flags & abi.MAP_FIXED), noreplace=bool(flags & abi.MAP_FIXED_NOREPLACE),
                            map_locked=bool(flags & abi.MAP_LOCKED), populate=bool(flags & abi.MAP_POPULATE))
+        self._user_mode_again()
         return (-1, err) if err else (addr, 0)
+
+    def _user_mode_again(self) -> None:
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
+            self._shared_anon.remove(file)
+            truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)
 
     def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
         task = self._enter(pid)
         if addr % PAGE_SIZE or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, EINVAL
         start = addr >> PAGE_SHIFT
-        return _answer(mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length)))
+        err = mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length))
+        self._user_mode_again()
+        return _answer(err)
 
     def mremap(self, pid: int, addr: int, old_len: int, new_len: int, flags: int,
                new_addr: int) -> tuple[int, int]:
@@ -136,6 +150,7 @@ class ReferenceSystem:
             return -1, EINVAL
         ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, _pages_up(old_len), _pages_up(new_len), flags,
                                     new_addr >> PAGE_SHIFT)
+        self._user_mode_again()
         if err:
             return -1, err
         return (EFAULT if ret == EFAULT else ret << PAGE_SHIFT), 0
@@ -250,7 +265,7 @@ class ReferenceSystem:
     # ------------------------------------------------------------ other acts of a process
     def touch(self, pid: int, addr: int, pages: int, write: bool) -> tuple[int, int]:
         task = self._enter(pid)
-        image.first_touch(self.k, task.mm)
+        self._image.first_touch(task.mm)
         for done in range(pages):
             if signal := memory.user_access(self.k, task.mm, (addr >> PAGE_SHIFT) + done, write):
                 return done, signal
@@ -269,6 +284,9 @@ class ReferenceSystem:
     def local_drain(self, pid: int) -> tuple[int, int]:
         """The recorder's way to lru_add_drain(): MADV_WILLNEED of a fresh anonymous page."""
         task = self._enter(pid)
+        if isinstance(self._image, image.Nothing):
+            swap.lru_add_drain(self.k)
+            return OK
         page = 0x7F0000000
         flags = mmap.calc_vm_flags(abi.PROT_READ | abi.PROT_WRITE, shared=False)
         if mmap.do_mmap(self.k, task, page, 1, flags, None, page, fixed=False, noreplace=False, map_locked=False,
