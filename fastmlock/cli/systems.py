@@ -5,7 +5,7 @@ from importlib import import_module
 
 from fastmlock import kernels
 from fastmlock.scenario.conformance import SystemFactory
-from fastmlock.scenario.system import SystemUnderTest
+from fastmlock.scenario.system import Maker, SystemUnderTest
 
 from . import InputError
 
@@ -26,3 +26,14 @@ def factory(*, reference: bool) -> SystemFactory:
         system: SystemUnderTest = model(kernel=release, cpus=2, worker_cpu=0, controller_cpu=1)
         return system
     return make
+
+
+def bare(release: str, *, reference: bool) -> Maker:
+    """Makes systems of one release whose processes begin with nothing mapped. Raises as `factory`."""
+    kernels.get(release)
+    if not reference:
+        make = factory(reference=False)
+        return lambda: make(release)
+    from fastmlock.reference import ReferenceSystem
+
+    return lambda: ReferenceSystem(release, program=False)

@@ -34,6 +34,13 @@ class Profile:
     """How often a command is followed by a drain; each program takes one of these."""
 
 
+LIVE = Profile(ext4=False)
+"""For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
+EMULATED = Profile(ext4=False, processes=3, leave_out=frozenset({"mlockall", "msync", "movepages", "cpu", "setuid"}),
+                   drains=(1.0, 1.0, 0.5))
+"""For the recorder in a guest, whose processes have a program of their own, which mlockall would lock too."""
+
+
 @dataclass
 class _Region:
     pages: int

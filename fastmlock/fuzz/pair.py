@@ -1,18 +1,13 @@
 """One program on two systems: what each did, and the first step in which they differ."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastmlock.scenario.compare import StepDifference, compare
 from fastmlock.scenario.language import ScenarioError, parse
 from fastmlock.scenario.run import Record, run
-from fastmlock.scenario.system import NotSupported, SystemUnderTest
-
-Maker = Callable[[], SystemUnderTest]
-"""Makes a fresh system; it is closed after use if it can be."""
-
+from fastmlock.scenario.system import Maker, NotSupported, opened
 
 class Fault(Exception):
     """A system broke down; str() is the error it raised."""
@@ -38,23 +33,15 @@ class Outcome:
     """The program as it was run: without lines that a system has no path for."""
     steps: int = 0
     difference: Difference | None = None
+    """The first of them."""
+    differing: int = 0
+    """Steps that differ."""
     unsupported: list[str] = field(default_factory=list)
     """What was left out and why, ``not supported: ...``."""
     soft: int = 0
     """Steps that differ in flags that do not count as differences."""
     unsettled: int = 0
     """Steps in which the live kernel did one thing in one repetition and another in the next."""
-
-
-@contextmanager
-def opened(make: Maker) -> Iterator[SystemUnderTest]:
-    system = make()
-    try:
-        yield system
-    finally:
-        close = getattr(system, "close", None)
-        if close is not None:
-            close()
 
 
 def records_of(lines: Sequence[str], make: Maker) -> tuple[list[Record], Exception | None, int]:
@@ -67,7 +54,7 @@ def records_of(lines: Sequence[str], make: Maker) -> tuple[list[Record], Excepti
     with opened(make) as system:
         try:
             for record in run(scenario, system, forget_lost=True):
-                records.append(record)      # noqa: PERF402 - those before an exception are kept
+                records.append(record)
         except (NotSupported, ScenarioError) as error:
             return records, error, scenario.commands[max(len(records) - 1, 0)].line - 1
         except (KeyboardInterrupt, OSError):
@@ -80,18 +67,18 @@ def records_of(lines: Sequence[str], make: Maker) -> tuple[list[Record], Excepti
 
 def runnable(lines: Sequence[str], make: Maker) -> tuple[list[str], list[Record], list[str]]:
     """Leaves out the lines that the system cannot run -> (lines, records, what was left out and why)."""
-    kept, why = list(lines), []
+    kept, why = list(lines), list[str]()
     while True:
         try:
             parse("\n".join(kept) + "\n")
         except ScenarioError as error:
             del kept[error.line - 1]
             continue
-        records, error, at = records_of(kept, make)
-        if error is None:
+        records, stopped, at = records_of(kept, make)
+        if stopped is None:
             return kept, records, why
-        if isinstance(error, NotSupported):
-            why.append(str(error))
+        if isinstance(stopped, NotSupported):
+            why.append(str(stopped))
         del kept[at]
 
 
@@ -119,11 +106,12 @@ def against_exact(lines: Sequence[str], one: Maker, other: Maker) -> Outcome:
     if kept2 != kept:
         kept, mine, more = runnable(kept2, one)
         why2 += more
-    return Outcome(kept, len(mine) - 1, exactly(mine, theirs), [*why, *why2])
+    difference = exactly(mine, theirs)
+    return Outcome(kept, len(mine) - 1, difference, differing=difference is not None, unsupported=[*why, *why2])
 
 
-def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: int = 4,
-                 counters: bool = True) -> Outcome:
+def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: int = 5,
+                 counters: bool | Collection[str] = True) -> Outcome:
     """A model against a real kernel. A step differs if it differs in each of `repeats` runs of the program.
 
     Other programs of the machine fill and drain per-cpu batches as they like; what changes from run to run is
@@ -134,7 +122,7 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
     if kept2 != kept:
         kept, mine, more = runnable(kept2, model)
         why2 += more
-    outcome = Outcome(kept, len(mine) - 1, None, [*why, *why2])
+    outcome = Outcome(kept, len(mine) - 1, unsupported=[*why, *why2])
     always: dict[int, StepDifference] | None = None
     seen: set[int] = set()
     for _ in range(repeats):
@@ -149,5 +137,6 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
     outcome.unsettled = len(seen.difference(always or {}))
     if always:
         first = always[min(always)]
+        outcome.differing = len(always)
         outcome.difference = Difference(first.step, first.cmd, first.hard)
     return outcome

@@ -3,7 +3,8 @@
 `Machine` is the right to use it, `LiveSystem` one run on it; `verify` holds a model against it; `detect` tells by
 behaviour how any system, real or modelled, handles mlocked pages.
 """
-from .machine import LiveError, Machine
+from .errors import LiveError
+from .machine import Machine
 from .system import LiveSystem
 
 __all__ = ["LiveError", "LiveSystem", "Machine"]
