@@ -83,8 +83,8 @@ class Storm:
             if getattr(self, name) < least:
                 raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
         if self.bystanders >= self.cpus:
-            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since each has "
-                             "one to itself")
+            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since "
+                             "each has one to itself")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
         if self.survivor not in SURVIVORS:
@@ -120,8 +120,8 @@ class Storm:
         """About what the arrays take, world and machine together."""
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
-        return (c["pages"] * (STRUCTS["Page"].itemsize + 8 + 4) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
-                + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
+        return int(c["pages"] * (STRUCTS["Page"].itemsize + 8 + 4) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
+                   + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
 
     def enter(cpu: int, lock: bool) -> int:
         nonlocal done
-        pid = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
+        pid: int = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
