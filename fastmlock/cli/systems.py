@@ -29,11 +29,7 @@ def factory(*, reference: bool) -> SystemFactory:
 
 
 def bare(release: str, *, reference: bool) -> Maker:
-    """Makes systems of one release whose processes begin with nothing mapped. Raises as `factory`."""
+    """Makes systems of one release. Raises as `factory`."""
     kernels.get(release)
-    if not reference:
-        make = factory(reference=False)
-        return lambda: make(release)
-    from fastmlock.reference import ReferenceSystem
-
-    return lambda: ReferenceSystem(release, program=False)
+    make = factory(reference=reference)
+    return lambda: make(release)

@@ -62,7 +62,7 @@ def mremap_to(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
     """MREMAP_FIXED and MREMAP_DONTUNMAP: what lies at the destination goes first."""
     mm = task.mm
     if k.traits.mremap_checks_first:
-        vma, err = vma_to_resize(k, task, addr, old, new, flags)
+        vma, err = vma_to_resize(k, task, addr, min(old, new), new, flags)     # what a shrink cuts off may lie anywhere
         if vma is None:
             return -1, err
     if flags & MREMAP_FIXED:

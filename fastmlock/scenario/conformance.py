@@ -74,7 +74,7 @@ def check(kernel: str, scenario: str, system: SystemFactory) -> Result:
     mine: list[Record] = []
     failure = ""
     try:
-        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release))
+        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release, image=True))
     except NotSupported as error:
         return Result(kernel, scenario, None, unsupported=str(error))
     except ScenarioError as error:
