@@ -174,7 +174,7 @@ def model_release(release: str) -> str:
     def number(name: str) -> tuple[int, int]:
         major, minor = name.split("-")[0].split(".")[:2]
         return int(major), int("".join(ch for ch in minor if ch.isdigit()))
-    known = [name for name in kernels.RELEASES if "-" not in name]
+    known = [name for name in kernels.RELEASES if "+" not in name]
     older = [name for name in known if number(name) <= number(release)]
     if not older:
         raise LiveError(f"kernel {release} is older than every release of the model")
