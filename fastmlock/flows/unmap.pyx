@@ -97,6 +97,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             if t.gather == GATHER_MAX:
                 f.k |= GATHER_FULL
             f.pc = ZP_ENTRY
+            if w.fine:
+                return REQ_WORK
         # tlb_flush_rmaps(), the page-table lock still held
         if f.pc == ZP_DELAYED:
             while f.j < t.gather and not gather[f.j] & <uint32_t>DELAYED_RMAP:
