@@ -89,19 +89,23 @@ cdef class System(WorldHandle):
         self.child_runs_first = bool(traits.child_runs_first)
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
+        self.shared_anon = set()
         self.controller = self.spawn(cpu=self.controller_cpu)
 
     # ------------------------------------------------------------ entering the kernel
     cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
-        cdef Task *t
         cdef World *w = self.w
-        cdef int req
         if task < 1 or task >= w.nr_tasks or not w.tasks[task].mm:
             raise ValueError(f"no process {task}")
         # what one call may need beyond its pages: a few VMAs, nodes and tables
         self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
                      avcs=64 + 8 * self.nr_vmas(task))
-        t = &w.tasks[task]
+        return self.enter(task, flow, a, b, c, d)
+
+    cdef tuple enter(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
+        cdef Task *t = &self.w.tasks[task]
+        cdef World *w = self.w
+        cdef int req
         with nogil:
             flow_start(w, task, flow, a, b, c, d)
             req = run_untimed(w, task)
@@ -174,7 +178,7 @@ cdef class System(WorldHandle):
         return child
 
     def exit(self, int pid):
-        self.call(pid, F_SYS_EXIT)
+        self.unmapping(pid, self.call(pid, F_SYS_EXIT))
 
     def alive(self, int pid):
         return self.w.tasks[pid].mm != 0
@@ -189,7 +193,7 @@ cdef class System(WorldHandle):
         cdef Task *t = &self.w.tasks[pid]
         if limit_bytes > t.rlimit_memlock and t.uid:
             return -1, _errno.EPERM
-        t.rlimit_memlock = limit_bytes
+        t.rlimit_memlock = min(limit_bytes, <int64_t>0x7fffffffffffffff)
         return 0, 0
 
     def setuid(self, int pid, int uid):
@@ -219,22 +223,31 @@ cdef class System(WorldHandle):
         mapping, pgoff = (0, 0) if file is None else (file, offset >> 12)
         if file is None and flags & 1:
             mapping = self.new_mapping(pages, True)
-        return self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32, mapping | pgoff << 20)
+            self.shared_anon.add(mapping)
+        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
+                                             mapping | pgoff << 20))
+
+    cdef tuple unmapping(self, int pid, tuple answer):
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
+            self.shared_anon.remove(mapping)
+            self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
+        return answer
 
     def munmap(self, int pid, addr, length):
         if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, _errno.EINVAL
-        return self.call(pid, F_SYS_MUNMAP, addr, length)
+        return self.unmapping(pid, self.call(pid, F_SYS_MUNMAP, addr, length))
 
     def mremap(self, int pid, addr, old_len, new_len, int flags, new_addr):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
-        if max(old, new) << 12 > TASK_SIZE:
+        if max(old, new) > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
-        return self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr)
+        return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
 
     def mprotect(self, int pid, addr, length, int prot):
         if addr % 4096:
@@ -291,7 +304,7 @@ cdef class System(WorldHandle):
             if (addr >> 12) + pages > 1 << 52:
                 return -1, _errno.EINVAL
         self.make_room(min(pages, 1 << 22))
-        return self.call(pid, F_SYS_MLOCK, addr & ~4095, pages << 12, flags)
+        return self.call(pid, F_SYS_MLOCK, addr & ~4095, min(pages, 1 << 40) << 12, flags)
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)

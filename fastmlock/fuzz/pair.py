@@ -1,6 +1,7 @@
 """One program on two systems: what each did, and the first step in which they differ."""
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,10 @@ from fastmlock.scenario.compare import StepDifference, compare
 from fastmlock.scenario.language import ScenarioError, parse
 from fastmlock.scenario.run import Record, run
 from fastmlock.scenario.system import Maker, NotSupported, opened
+
+PAUSE_SECONDS = 0.01
+"""By how much the pause before each repetition grows."""
+
 
 class Fault(Exception):
     """A system broke down; str() is the error it raised."""
@@ -110,7 +115,7 @@ def against_exact(lines: Sequence[str], one: Maker, other: Maker) -> Outcome:
     return Outcome(kept, len(mine) - 1, difference, differing=difference is not None, unsupported=[*why, *why2])
 
 
-def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: int = 5,
+def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: int = 12,
                  counters: bool | Collection[str] = True) -> Outcome:
     """A model against a real kernel. A step differs if it differs in each of `repeats` runs of the program.
 
@@ -125,7 +130,7 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
     outcome = Outcome(kept, len(mine) - 1, unsupported=[*why, *why2])
     always: dict[int, StepDifference] | None = None
     seen: set[int] = set()
-    for _ in range(repeats):
+    for repeat in range(repeats):
         comparison = compare(mine, real, counters=counters)
         differing = {one.step: one for one in comparison.differing if one.hard}
         outcome.soft = comparison.equal - comparison.equal_soft
@@ -133,6 +138,7 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
         always = differing if always is None else {step: one for step, one in always.items() if step in differing}
         if not always:
             break
+        time.sleep(PAUSE_SECONDS * repeat)      # a neighbour's burst of page faults passes
         real, _, _ = records_of(kept, live)
     outcome.unsettled = len(seen.difference(always or {}))
     if always:

@@ -18,6 +18,8 @@ def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
         return -1, EINVAL
     if not new:
         return -1, EINVAL
+    if k.traits.mremap_checks_first and addr + old >= 1 << 52:
+        return -1, EINVAL
     if k.traits.mremap_positive_efault and mm.lookup(addr) is None:
         return EFAULT, 0
     if k.traits.mremap_many and flags & MREMAP_FIXED and old == new:
