@@ -243,11 +243,44 @@ cdef class System(WorldHandle):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
-        if max(old, new) > TASK_SIZE >> 12:
+        if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
+        if (addr >> 12) + old > TASK_SIZE >> 12:
+            return self.mremap_beyond(pid, addr, new, flags, new_addr)
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
         return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
+
+    def mremap_beyond(self, int pid, addr, int64_t new, int flags, new_addr):
+        """An old length beyond the end of all addresses: EINVAL, from 6.17 before anything is done, earlier from the
+        munmap of what is cut off, after that of the destination."""
+        if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
+            return -1, _errno.EINVAL
+        if self.w.tr.mremap_positive_efault and not self.find(pid, addr):
+            return _errno.EFAULT, 0
+        if flags & 2 and not self.w.tr.mremap_checks_first:
+            self.munmap(pid, new_addr, new << 12)
+        return -1, _errno.EINVAL
+
+    def msync(self, int pid, addr, length, int flags):
+        """No drain. MS_INVALIDATE (2) refuses locked vmas, MS_SYNC (4) of a disk file is not modelled."""
+        cdef World *w = self.w
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        start = covered = addr >> 12
+        end = start + pages_up(length)
+        vma = w.mms[w.tasks[pid].mm].vma
+        while vma:
+            v = w.vmas[<uint32_t>vma]
+            if v.start < end and v.end > start:
+                if flags & 2 and v.flags & VM_LOCKED:
+                    return -1, _errno.EBUSY
+                if flags & 4 and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
+                    raise NotSupported("msync(MS_SYNC) of a disk file")
+                if v.start <= covered:
+                    covered = v.end
+            vma = v.next
+        return (0, 0) if covered >= end else (-1, _errno.ENOMEM)
 
     def mprotect(self, int pid, addr, length, int prot):
         if addr % 4096:

@@ -154,11 +154,11 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     # ---- the file's page: from the page cache, or made
     if f.pc == FT_PAGE:
         pgoff = linear_page_index(v, vpn)
+        if write and not v.flags & VM_SHARED and not anon_vma_prepare(w, vma):
+            return REQ_ERROR
         if pgoff >= w.mappings[v.mapping].size:
             return ret(t, -SIGBUS)
         if write and not v.flags & VM_SHARED:
-            if not anon_vma_prepare(w, vma):
-                return REQ_ERROR
             f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
             if not f.k:
                 return REQ_ERROR

@@ -181,7 +181,7 @@ cdef int mremap_to(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 0:
         f.i = <int32_t>f.b
         if w.tr.mremap_checks_first:
-            err = vma_to_resize(w, t, f.a, f.b, new, flags)
+            err = vma_to_resize(w, t, f.a, min(f.b, new), new, flags)    # what a shrink cuts off may lie anywhere
             if err:
                 return ret(t, -err)
         f.pc = MT_DEST_UNMAPPED

@@ -83,7 +83,7 @@ def _hold(name: str, lines: Sequence[str], model: Maker, folder: Path, totals: T
         return
     with opened(model) as system:
         try:
-            mine = list(run(parse("\n".join(lines) + "\n"), system))
+            mine = list(run(parse("\n".join(lines) + "\n"), system, image=True))
         except ScenarioError as error:
             totals.add(Outcome(list(lines), unsupported=[str(error)]))
             return
