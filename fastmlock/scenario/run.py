@@ -73,13 +73,15 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
     for step, command in enumerate(scenario.commands, 1):
         reply = runner.step(command)
-        now = system.vmstat()
+        now = runner.count()
         record: Record = {"step": step, "cmd": command.text, "ret": reply.ret,
                           "err": ERRNO_NAMES.get(reply.err, "E?") if reply.err else ""}
         if reply.sig:
             record["sig"] = reply.sig
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
         record.update(runner.look())
+        if runner.image:
+            runner.image.print(record)
         before = now
         yield record
 
@@ -96,24 +98,30 @@ class Runner:
         self.files: list[File] = []
         self.observer = Observer(system, self.files)
         self.next_address = FIRST_ADDRESS
-        self.image = Image(system) if image and isinstance(system, Host) else None
+        self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0) if image and isinstance(system, Host) else None
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
         for number in self.scenario.processes:
-            self.processes[number].pid = (self.image.spawn(self.worker_cpu) if self.image
+            self.processes[number].pid = (self.image.spawn(number, self.worker_cpu) if self.image
                                           else self.system.spawn(cpu=self.worker_cpu))
         self.system.drain_all()
         if self.image:
-            self.image.count()
+            self.image.start()
         return dict(self.system.vmstat())
+
+    def count(self) -> dict[str, int]:
+        """The counters now."""
+        if self.image:
+            self.image.count()
+        return self.system.vmstat()
 
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
         there = [(number, process.pid, process.regions) for number, process in enumerate(self.processes)
                  if process.pid is not None and self._alive(process)]
-        if self.image and any(regions for _, _, regions in there):
-            self.image.look()
+        if self.image:
+            self.image.look(there, self.files)
         return self.observer.look(there)
 
     def step(self, command: c.Command) -> Reply:
@@ -239,6 +247,8 @@ class Runner:
         return self.files[self._file(name)].id
 
     def create_file(self, command: c.CreateFile) -> Reply:
+        if self.image:
+            self.image.create(len(self.files), command.sparse)
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
