@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from .observe import File, Region
@@ -44,14 +45,41 @@ OUTPUT, OUTPUT_BYTES = 0x613940, 1 << 22
 FILES, FILE_BYTES = 0xA13BC0, 0x8090
 PROCESSES, PROCESS_BYTES = 0xA54040, 1552
 TLS_PAGE = HEAP + 1
-FRAME = (STACK_TOP - 3, STACK_TOP - 2)  # the stack in use: the controller's, and a worker's when it reads commands
 START_UP = (*range(0x4CC, 0x4CF), *range(BIG // PAGE_SIZE, (OUTPUT + OUTPUT_BYTES) // PAGE_SIZE + 1), 0xA6F, 0xA70, 0xA74,
-            0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE, *FRAME, STACK_TOP)
-WORKERS_OWN = (COMMAND_PAGE, *range(0x4CC, 0x4CF), 0xA74, 0xA75, HEAP, TLS_PAGE, *range(STACK_TOP - 11, STACK_TOP - 3),
-               *FRAME)
+            0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE)
+WORKERS_OWN = (COMMAND_PAGE, *range(0x4CC, 0x4CF), 0xA74, 0xA75, HEAP, TLS_PAGE)
 USED_TEXT = (0x400, 0x401, 0x411, 0x49D)            # three windows of fault-around
 VMSTAT_BYTES = 3600
 STEP_0 = len('{"step":0,"cmd":"","kernel":"5.17.0-rc5","drain":0,"kcore":1,"wcpu":0,"kcpu":1}\n')
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where a process's stack lies in its pages, which the kernel draws by chance at exec (randomize_va_space): pages at
+    the top that a worker never writes, then pages that nobody has, then those that a worker writes. The controller
+    has written the first and the upper two of the last. Seen on a live kernel: 1 1 10, 2 0 9, 1 0 10, 1 0 9."""
+
+    shared: int
+    gap: int
+    own: int
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """What is in use when a process waits for its next command."""
+        top = STACK_TOP - self.shared - self.gap
+        return top - 1, top
+
+    @property
+    def controllers(self) -> tuple[int, ...]:
+        return (*self.frame, *range(STACK_TOP - self.shared + 1, STACK_TOP + 1))
+
+    @property
+    def workers(self) -> range:
+        return range(self.frame[1] - self.own + 1, self.frame[1] + 1)
+
+
+STACKS = (Stack(1, 1, 10), Stack(2, 0, 9), Stack(1, 0, 10), Stack(1, 0, 9), Stack(0, 0, 10), Stack(0, 1, 10))
+"""The placements that a recording may have been made with, the likeliest first."""
 
 
 def pages_of(start: int, length: int) -> range:
@@ -90,8 +118,8 @@ class Image:
     """The controller's own image, from which every worker is forked; made on a fresh `host`. `lines`: how long the
     scenario is."""
 
-    def __init__(self, host: Host, lines: int) -> None:
-        self.host = host
+    def __init__(self, host: Host, lines: int, stack: Stack = STACKS[0]) -> None:
+        self.host, self.stack = host, stack
         self.written: set[int] = set()          # by the controller since the last fork
         self.copied = False
         self.printed = 0
@@ -108,7 +136,7 @@ class Image:
             self._read(me, page)
             self._write(me, page)
         host.mprotect(me, RELRO * PAGE_SIZE, RELRO_PAGES * PAGE_SIZE, R)
-        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP))
+        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *stack.controllers))
         host.drain_all()
         host.pwrite(program, 0, PROGRAM_PAGES)                  # used a second time: in constant use
         host.drain_all()
@@ -133,7 +161,7 @@ class Image:
         self.written.clear()
         self.host.set_cpu(pid, cpu)
         self._mine(pages_of(PROCESSES + number * PROCESS_BYTES, 16))
-        for page in WORKERS_OWN:
+        for page in (*WORKERS_OWN, *self.stack.workers):
             self._write(pid, page)
         for page in USED_TEXT:
             self._read(pid, page)
@@ -141,7 +169,7 @@ class Image:
 
     def command(self, pid: int) -> None:
         """A worker receives a command: it writes its command block, its thread's data and its stack."""
-        for page in (COMMAND_PAGE, TLS_PAGE, FRAME[-1]):
+        for page in (COMMAND_PAGE, TLS_PAGE, self.stack.frame[1]):
             self._write(pid, page)
 
     def touch(self, pid: int) -> None:
@@ -152,7 +180,8 @@ class Image:
         """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data is written by
         the child alone. -> pid of the child"""
         child = self.host.fork(pid)
-        writes = {pid: (COMMAND_PAGE, FRAME[-1]), child: (COMMAND_PAGE, FRAME[-1], TLS_PAGE)}
+        top = self.stack.frame[1]
+        writes = {pid: (COMMAND_PAGE, top), child: (COMMAND_PAGE, top, TLS_PAGE)}
         for process in (child, pid) if self.host.child_runs_first else (pid, child):
             for page in writes[process]:
                 self._write(process, page)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
-from .image import Host, Image
+from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
@@ -60,14 +60,15 @@ class _Process:
         self.regions.append(region)
 
 
-def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False) -> Iterator[Record]:
+def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
+        stack: Stack = STACKS[0]) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`), where the system can give it to them. Raises `ScenarioError` where a command needs a region
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them. Raises `ScenarioError` where a command needs a region
     that was never mapped, `NotSupported` where the system has no such path.
     """
-    runner = Runner(scenario, system, image=image)
+    runner = Runner(scenario, system, image=image, stack=stack)
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
@@ -89,7 +90,8 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
 class Runner:
     """Carries out the commands of one scenario on one system."""
 
-    def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False) -> None:
+    def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
+                 stack: Stack = STACKS[0]) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
@@ -98,7 +100,9 @@ class Runner:
         self.files: list[File] = []
         self.observer = Observer(system, self.files)
         self.next_address = FIRST_ADDRESS
-        self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0) if image and isinstance(system, Host) else None
+        self.image: Image | None = None
+        if image and isinstance(system, Host):
+            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
