@@ -86,6 +86,7 @@ cdef class System(WorldHandle):
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
         self.smaps_shows_lf = bool(traits.smaps_lf)
+        self.release = traits.release
         self.child_runs_first = bool(traits.child_runs_first)
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000

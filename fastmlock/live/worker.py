@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import os
 import select
 import signal
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from .build import worker_fd
 from .errors import LiveError
@@ -16,6 +18,22 @@ OP_SYSCALL, OP_TOUCH, OP_FORK = range(3)
 _REQUEST, _REPLY = struct.Struct("=10q"), struct.Struct("=2q")
 _MASK, _SIGN = 2**64 - 1, 2**63
 SECONDS_TO_END = 30.0
+
+
+_ADDR_NO_RANDOMIZE, _QUERY = 0x0040000, 0xFFFFFFFF
+_libc = ctypes.CDLL(None)
+
+
+@contextmanager
+def _addresses_not_randomised() -> Iterator[None]:
+    """What mremap moves to an address of the kernel's choice lies alike in every run, and in the model: it decides
+    which pages a fault maps around it."""
+    before = _libc.personality(_QUERY)
+    _libc.personality(before | _ADDR_NO_RANDOMIZE)
+    try:
+        yield
+    finally:
+        _libc.personality(before)
 
 
 class WorkerGone(Exception):
@@ -37,8 +55,9 @@ class Worker:
         """A fresh process by posix_spawn(), in a process group of its own so that Ctrl-C is not for it."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            pid = os.posix_spawn(f"/proc/self/fd/{worker_fd()}", ["fastmlock-worker"], {}, setpgroup=0,
-                                 file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), 3)])
+            with _addresses_not_randomised():
+                pid = os.posix_spawn(f"/proc/self/fd/{worker_fd()}", ["fastmlock-worker"], {}, setpgroup=0,
+                                     file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), 3)])
         except OSError as error:
             here.close()
             raise LiveError(f"a worker process cannot be started: {error.strerror}") from None

@@ -122,7 +122,7 @@ def _vma_expandable(mm: Mm, vma: Vma, delta: int) -> bool:
 
 def get_unmapped_area(mm: Mm, pages: int) -> int:
     """Some free place below the regions of a scenario; the real choice depends on the whole process."""
-    top = (0x100000000000 >> 12) - 0x10000
+    top = (0x100000000000 >> 12) - 0x10001      # at the end of a 2 MiB table, like mmap_base without randomisation
     while any(v.start < top and v.end > top - pages for v in mm.vmas):
         top = min(v.start for v in mm.vmas if v.start < top and v.end > top - pages)
     return top - pages

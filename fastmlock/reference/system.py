@@ -37,6 +37,7 @@ class ReferenceSystem:
         self.cpus, self.worker_cpu, self.controller_cpu = cpus, worker_cpu, controller_cpu
         self.k = Kernel(self.traits, [Batches() for _ in range(cpus)])
         self.smaps_shows_lf = self.traits.smaps_shows_lockonfault
+        self.release = self.traits.release
         self.child_runs_first = self.traits.child_runs_first
         self.write_prefaults = self.traits.write_prefaults
         self.controller = 0

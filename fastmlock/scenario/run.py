@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
-from .image import Host, Image
+from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
@@ -61,28 +61,31 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        forget_lost: bool = False) -> Iterator[Record]:
+        forget_lost: bool = False, stack: Stack = STACKS[0]) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`), where the system can give it to them. The recorder shows a page of a file by
-    the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left the
-    cache is unknown again, so that records do not depend on which frames the kernel gives out. Raises `ScenarioError`
-    where a command needs a region that was never mapped, `NotSupported` where the system has no such path.
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them. The
+    recorder shows a page of a file by the pfn last seen, even where another page has taken its place since; with
+    `forget_lost` a page that has left the cache is unknown again, so that records do not depend on which frames the
+    kernel gives out. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
+    the system has no such path.
     """
-    runner = Runner(scenario, system, image=image, forget_lost=forget_lost)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
     for step, command in enumerate(scenario.commands, 1):
         reply = runner.step(command)
-        now = system.vmstat()
+        now = runner.count()
         record: Record = {"step": step, "cmd": command.text, "ret": reply.ret,
                           "err": ERRNO_NAMES.get(reply.err, "E?") if reply.err else ""}
         if reply.sig:
             record["sig"] = reply.sig
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
         record.update(runner.look())
+        if runner.image:
+            runner.image.print(record)
         before = now
         yield record
 
@@ -91,7 +94,7 @@ class Runner:
     """Carries out the commands of one scenario on one system."""
 
     def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
-                 forget_lost: bool = False) -> None:
+                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
@@ -100,24 +103,32 @@ class Runner:
         self.files: list[File] = []
         self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
-        self.image = Image(system) if image and isinstance(system, Host) else None
+        self.image: Image | None = None
+        if image and isinstance(system, Host):
+            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
         for number in self.scenario.processes:
-            self.processes[number].pid = (self.image.spawn(self.worker_cpu) if self.image
+            self.processes[number].pid = (self.image.spawn(number, self.worker_cpu) if self.image
                                           else self.system.spawn(cpu=self.worker_cpu))
         self.system.drain_all()
         if self.image:
-            self.image.count()
+            self.image.start()
         return dict(self.system.vmstat())
+
+    def count(self) -> dict[str, int]:
+        """The counters now."""
+        if self.image:
+            self.image.count()
+        return self.system.vmstat()
 
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
         there = [(number, process.pid, process.regions) for number, process in enumerate(self.processes)
                  if process.pid is not None and self._alive(process)]
-        if self.image and any(regions for _, _, regions in there):
-            self.image.look()
+        if self.image:
+            self.image.look(there, self.files)
         return self.observer.look(there)
 
     def step(self, command: c.Command) -> Reply:
@@ -243,6 +254,8 @@ class Runner:
         return self.files[self._file(name)].id
 
     def create_file(self, command: c.CreateFile) -> Reply:
+        if self.image:
+            self.image.create(len(self.files), command.sparse)
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
