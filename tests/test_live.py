@@ -1,4 +1,4 @@
-"""The running kernel as a system under test. Skipped, with the reason, where it may not be used; leaves nothing behind."""
+"""The running kernel as a system under test. Skipped, with the reason, where it may not be used."""
 from __future__ import annotations
 
 import os
@@ -121,7 +121,8 @@ def test_what_disturbs_others_is_refused(machine: Machine) -> None:
 
 
 def test_nothing_is_left_behind(machine: Machine) -> None:
-    files, affinity, mounts = set(os.listdir("/proc/self/fd")), os.sched_getaffinity(0), Path("/proc/mounts").read_text()
+    files, affinity = set(os.listdir("/proc/self/fd")), os.sched_getaffinity(0)
+    mounts = Path("/proc/mounts").read_text()
     there = workers()
     scenario = language.parse("file F tmpfs 8\nfile G tmpfs 4 sparse\np0-2 mmap A F shared rw 0 8 locked\np0 fork p4\n"
                               "p1 exit\np2 kill\n")
@@ -149,7 +150,8 @@ def test_workers_end_with_their_parent(end: signal.Signals) -> None:
         Machine().close()
     except LiveError as error:
         pytest.skip(f"the running kernel cannot be used: {error}")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True)
     assert parent.stdout is not None
     pids = parent.stdout.readline().split()
     assert len(pids) == 3 and set(pids) <= workers()
@@ -176,7 +178,8 @@ def test_the_tightest_control_group_counts(monkeypatch: pytest.MonkeyPatch, tmp_
     texts = {"/proc/self/cgroup": "4:memory:/a/b\n0::/\n",
              "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
              "/sys/fs/cgroup/memory/memory.usage_in_bytes": "5",
-             "/sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1000", "/sys/fs/cgroup/memory/a/memory.usage_in_bytes": "900",
+             "/sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1000",
+             "/sys/fs/cgroup/memory/a/memory.usage_in_bytes": "900",
              "/sys/fs/cgroup/memory.max": "max", "/sys/fs/cgroup/memory.current": "7"}
     for path, text in texts.items():
         place = tmp_path / path.strip("/")

@@ -20,7 +20,7 @@ def register(commands: Any) -> None:
     sub.add_argument("--against", metavar="WHAT", default="reference",
                      help="live, reference (default), or RELEASE-emulated, which needs --oracle")
     sub.add_argument("--kernel", metavar="RELEASE", help="the model; default 6.1, with live the running release")
-    sub.add_argument("--reference", action="store_true", help="hold the plain Python reference against it, not the model")
+    sub.add_argument("--reference", action="store_true", help="with live: hold the plain Python reference against it")
     sub.add_argument("--oracle", metavar="FOLDER", type=Path, help="a writable copy of the recorder's folder, with its "
                      "kernels, for RELEASE-emulated")
     sub.add_argument("-o", "--output", metavar="FOLDER", type=Path,

@@ -16,7 +16,7 @@ def register(commands: Any) -> None:
         "flags and mapcounts of pages are compared too."))
     sub.add_argument("scenario", metavar="SCENARIO", nargs="*",
                      help="scenario files, or names of recorded scenarios; without any, all recorded ones")
-    sub.add_argument("--kernel", metavar="RELEASE", help="the model to hold against it; default: by the running release")
+    sub.add_argument("--kernel", metavar="RELEASE", help="the model; default: that of the running release")
     sub.add_argument("--reference", action="store_true", help="hold the plain Python reference against it instead")
     sub.add_argument("--repeats", metavar="N", type=int, default=5,
                      help="a step differs if it does so in each of N runs (default 5)")

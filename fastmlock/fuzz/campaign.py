@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .generate import Profile, program
+from .generate import EVERYTHING, Profile, program
 from .pair import Difference, Fault, Outcome
 from .shrink import shrink
 
@@ -62,7 +62,7 @@ class Campaign:
     programs: int
     against: Against
     first: int = 0
-    profile: Profile = Profile()
+    profile: Profile = EVERYTHING
     folder: Path | None = None
     shrinks: int = 20
     """Differences made small; shrinking costs hundreds of runs, and many differences have one cause."""
@@ -88,8 +88,9 @@ class Campaign:
         except Fault as fault:
             totals.programs += 1
             totals.faults += 1
+            kind = _kind(str(fault))
             self._keep(index, lines, f"broke down at {fault}", totals,
-                       lambda trial: _fault_kind(self.against, trial) == _kind(str(fault)))
+                       lambda trial: _fault_kind(self.against, trial) == kind)
             return
         totals.add(outcome)
         if outcome.difference is not None:
@@ -101,7 +102,8 @@ class Campaign:
         except Fault:
             return False
 
-    def _keep(self, index: int, lines: list[str], what: str, totals: Totals, shows: Callable[[list[str]], bool]) -> None:
+    def _keep(self, index: int, lines: list[str], what: str, totals: Totals,
+              shows: Callable[[list[str]], bool]) -> None:
         if self.folder is None:
             totals.files.append(f"program {index}: {what}")
             return

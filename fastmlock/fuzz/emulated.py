@@ -45,7 +45,8 @@ def record(oracle: Path, kernel: str, programs: dict[str, Sequence[str]], into: 
         done = subprocess.run(["qemu/run.sh", kernel, "qemu/job_scen.sh", str(out), "2", MEMORY, str(SECONDS)],
                               cwd=oracle, env={**os.environ, "SCEN": str(scenarios)}, capture_output=True, text=True)
         if done.returncode or not (out / "runs").is_dir():
-            raise EmulatorError(0, f"the guest with {kernel} did not finish: {(done.stderr or done.stdout)[-300:].strip()}")
+            last = (done.stderr or done.stdout)[-300:].strip()
+            raise EmulatorError(0, f"the guest with {kernel} did not finish: {last}")
         subprocess.run(["./compare.py", "consensus", str(out / "runs"), str(Path(folder, "results"))], cwd=oracle,
                        check=True, capture_output=True)
         into.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def campaign(oracle: Path, kernel: str, seed: str, first: int, programs: int, ba
 
 
 def _hold(name: str, lines: Sequence[str], model: Maker, folder: Path, totals: Totals) -> None:
-    """One program's recording against the model; one that agrees is removed, one that does not is kept with its text."""
+    """One program's recording against the model; one that agrees is removed, another is kept with its text."""
     recording = folder / f"{name}.jsonl"
     if not recording.exists():
         totals.add(Outcome(list(lines), unsupported=["the guest left no recording"]))

@@ -34,6 +34,7 @@ class Profile:
     """How often a command is followed by a drain; each program takes one of these."""
 
 
+EVERYTHING = Profile()
 LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, leave_out=frozenset({"msync", "movepages", "mlockall"}),
@@ -169,7 +170,8 @@ class _Writer:
             return None
         _, p, name, region = there
         off, pages = self.span(region.pages)
-        new = self.rng.choice((pages, pages, pages + self.rng.randint(1, 20), max(0, pages - self.rng.randint(1, 5)), 0))
+        grown, shrunk = pages + self.rng.randint(1, 20), max(0, pages - self.rng.randint(1, 5))
+        new = self.rng.choice((pages, pages, grown, shrunk, 0))
         option = self.rng.choice(("", "maymove", "maymove", "move", "move", "dontunmap", "move dontunmap"))
         target = self.rng.choice((name, name, "M"))
         new = max(0, new)
@@ -273,7 +275,7 @@ class _Writer:
         self.started = rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
         self.alive = {p: _Process() for p in range(self.started)}
-        for p in self.alive:
+        for _ in range(self.started):
             if self.chance(0.8):
                 self.lines.append(self.mmap())
         choices = {verb: pair for verb, pair in self.choices().items() if verb not in profile.leave_out}
@@ -288,6 +290,6 @@ class _Writer:
         return "\n".join(self.lines[:c.MAX_LINES]) + "\n"
 
 
-def program(seed: int | str, index: int, profile: Profile = Profile()) -> str:
+def program(seed: int | str, index: int, profile: Profile = EVERYTHING) -> str:
     """The text of program `index` of `seed`: the same on every machine and every run."""
     return _Writer(random.Random(f"{seed}/{index}"), profile).write()

@@ -33,7 +33,8 @@ def worker_fd() -> int:
         done = subprocess.run([compiler, *FLAGS, "-o", out, "-x", "c", "-"], input=source, capture_output=True)
         if done.returncode:
             lines = done.stderr.decode(errors="replace").splitlines()
-            raise LiveError(f"{compiler} cannot compile the worker: {next((x for x in lines if 'error' in x), lines[:1])}")
+            first = next((line for line in lines if "error" in line), "it fails without a message")
+            raise LiveError(f"{compiler} cannot compile the worker: {first}")
         with open(out, "rb") as stream:
             program = stream.read()
     fd = os.memfd_create("fastmlock-worker")

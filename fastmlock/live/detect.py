@@ -9,11 +9,12 @@ import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 from fastmlock.scenario.run import FIRST_ADDRESS
 from fastmlock.scenario.system import (
-    MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MLOCK_ONFAULT, PAGE_SIZE, PROT_NONE, PROT_READ, PROT_WRITE, Maker,
-    SystemUnderTest, opened,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MLOCK_ONFAULT, PAGE_SIZE, PROT_NONE, PROT_READ, PROT_WRITE,
+    Maker, SystemUnderTest, opened,
 )
 
 RW = PROT_READ | PROT_WRITE
@@ -104,7 +105,7 @@ FAULTS, WINDOW = 96, 16
 
 def probe_pairs(system: SystemUnderTest) -> Evidence:
     """mlock and munlock of one page again and again, while another process keeps it locked. After: the count goes up
-    and down, no event but the first. Before: each munlock clears the mark, walks and marks again, which counts mlocked."""
+    and down, no event but the first. Before: each munlock clears the mark, walks and marks again: counted mlocked."""
     probe = _Probe(system)
     file = system.create_file("tmpfs", 1)
     keeper, other = system.spawn(), system.spawn()
@@ -218,7 +219,7 @@ def probe_batch(system: SystemUnderTest) -> Evidence:
         counted.append(system.vmstat())
     system.drain_all()
     system.exit(pid)
-    steps = [after[CULLED] - before[CULLED] for before, after in zip(counted, counted[1:])]
+    steps = [after[CULLED] - before[CULLED] for before, after in pairwise(counted)]
     marked = counted[-1][MLOCKED] - counted[0][MLOCKED]
     biggest = max(steps)
     waits = marked >= FAULTS and biggest > 1

@@ -134,7 +134,7 @@ class Machine:
         if not self.frames.usable:
             yield "flags and mapcounts of pages: /proc/kpageflags and /proc/kpagecount need root"
         if not self.refresh:
-            yield "nr_mlock, nr_unevictable and list sizes: exact only after /proc/sys/vm/stat_refresh, which needs root"
+            yield "nr_mlock, nr_unevictable, list sizes: exact only after /proc/sys/vm/stat_refresh, which needs root"
         if not self.can_lock:
             yield "processes with CAP_IPC_LOCK: this one has it not, so none of them starts with it"
         if not self.can_raise:

@@ -79,6 +79,7 @@ def table(results: Iterable[Verified]) -> Iterator[str]:
             yield f"    {out.unsupported.count(what)} left out: {what}"
     outcomes = [row.outcome for row in rows if row.outcome is not None]
     steps = sum(out.steps for out in outcomes)
+    soft, unsettled = sum(out.soft for out in outcomes), sum(out.unsettled for out in outcomes)
     yield (f"{len(rows)} scenarios, {sum(row.ok for row in rows)} agree; {steps} steps, "
-           f"{steps - sum(out.differing for out in outcomes)} equal; {sum(out.soft for out in outcomes)} differ in soft "
-           f"flags (A R D S W) only; {sum(out.unsettled for out in outcomes)} changed from run to run")
+           f"{steps - sum(out.differing for out in outcomes)} equal; {soft} differ in soft flags (A R D S W) only; "
+           f"{unsettled} changed from run to run")

@@ -1,8 +1,8 @@
 """What a system under test must offer so that a scenario can be run on it.
 
 Three things speak this protocol: the compiled model (`fastmlock.system.System`), the plain Python
-reference (`fastmlock.reference.ReferenceSystem`), and the running kernel (`fastmlock.live.LiveSystem`). System calls take byte
-addresses and lengths as the real ones do and answer ``(ret, errno)``: `ret` is -1 on failure and
+reference (`fastmlock.reference.ReferenceSystem`), and the running kernel (`fastmlock.live.LiveSystem`). System
+calls take byte addresses and lengths as the real ones do and answer ``(ret, errno)``: `ret` is -1 on failure and
 `errno` a value of the `errno` module, 0 on success.
 """
 from __future__ import annotations
