@@ -71,6 +71,7 @@ class Traits:
     populate_checks_first: int = 0  #: a populate that is refused does not drain (6.9)
     mremap_positive_efault: int = 1 #: mremap of no vma answers 14 as if it were an address (5.16 to 5.18)
     dirty_ptes: int = 0             #: a writable entry of a dirty page is born dirty (6.18, seen on 6.18.44)
+    mremap_looks_first: int = 1     #: mremap fails at once where no VMA is; 5.10 shrinks what is not there (5.16)
     mremap_many: int = 0            #: MREMAP_FIXED moves a range of several VMAs (6.17)
     merge_unfaulted: int = 0        #: a VMA without anon_vma takes in one that has a single one (6.16)
     pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.11 to 5.18)
@@ -100,7 +101,7 @@ def with_patches(base: Traits, first: int) -> Traits:
 
 
 _V5_10 = Traits(release=510, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0, pread_marks_next=1,
-                mremap_positive_efault=0)
+                mremap_positive_efault=0, mremap_looks_first=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1)

@@ -257,8 +257,8 @@ cdef class System(WorldHandle):
         munmap of what is cut off, after that of the destination."""
         if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
             return -1, _errno.EINVAL
-        if self.w.tr.mremap_positive_efault and not self.find(pid, addr):
-            return _errno.EFAULT, 0
+        if self.w.tr.mremap_looks_first and not self.w.tr.mremap_checks_first and not self.find(pid, addr):
+            return (_errno.EFAULT, 0) if self.w.tr.mremap_positive_efault else (-1, _errno.EFAULT)
         if flags & 2 and not self.w.tr.mremap_checks_first:
             self.munmap(pid, new_addr, new << 12)
         return -1, _errno.EINVAL

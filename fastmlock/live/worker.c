@@ -176,6 +176,7 @@ __attribute__((noreturn, used)) static void begin(void)
 	if (__stop_worker - __start_worker > CODE_PAGES * PAGE)
 		stop(97);
 	sys(SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
+	sys(SYS_prctl, PR_SET_NAME, (long)"fastmlock-work", 0, 0, 0, 0);
 	if (sys(SYS_mmap, IMAGE, size, PROT_READ | PROT_WRITE | PROT_EXEC, flags, -1, 0) != IMAGE
 	    || sys(SYS_mmap, IMAGE_END, PAGE, PROT_NONE, flags, -1, 0) != IMAGE_END)
 		stop(98);

@@ -65,6 +65,7 @@ class Traits:
     mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
     merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
     dirty_ptes: bool = False                # 6.18: a writable pte of a dirty page is born dirty
+    mremap_looks_first: bool = True         # 5.16: mremap fails at once where no vma is; 5.10 shrinks even that
     mremap_many: bool = False               # 6.17: MREMAP_FIXED moves a range of several vmas
     mremap_checks_first: bool = False       # 6.17: mremap looks at the old vma before it unmaps anything
     child_runs_first: bool = False          # 6.6 (EEVDF): after fork the child writes before its parent
@@ -86,7 +87,8 @@ def _table() -> dict[str, Traits]:
         on: Any = {flag: True}
         points.append(replace(points[-1], name=f"5.17-rc2+{n:02}", **on))
     v510 = replace(base, name="5.10", release=510, madv_populate=False, dontunmap_any=False, memlock_default=64 << 10,
-                   mremap_positive_efault=False, pread_marks_next=True)
+                   mremap_positive_efault=False,
+                   mremap_looks_first=False, pread_marks_next=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, drop_caches_drains=True,
