@@ -203,6 +203,8 @@ class Runner:
         return region
 
     def _new_address(self) -> int:
+        if self.image:
+            self.image.new_address()
         address = self.next_address
         self.next_address += ADDRESS_STEP
         return address
