@@ -94,6 +94,12 @@ def smaps_bytes(release: int) -> int:
     return 690 + 28 * (release >= 600) + 28 * (release >= 604)
 
 
+def printed(record: dict[str, Any]) -> int:
+    """Bytes that the recorder prints for this record."""
+    own = {key: value for key, value in record.items() if key != "agree"}
+    return len(json.dumps(own, separators=(",", ":"))) + 1
+
+
 @runtime_checkable
 class Host(SystemUnderTest, Protocol):
     """What a model offers beyond a system under test so that its processes can have the image."""
@@ -232,7 +238,7 @@ class Image:
 
     def print(self, record: dict[str, Any]) -> None:
         """It prints what it saw."""
-        self._print(len(json.dumps(record, separators=(",", ":"))) + 1)
+        self._print(printed(record))
 
     def _print(self, length: int) -> None:
         self._mine(pages_of(OUTPUT + self.printed, length))
