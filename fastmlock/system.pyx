@@ -257,9 +257,9 @@ cdef class System(WorldHandle):
 
     def map_special(self, int pid, addr, length, vm_flags):
         """A mapping of the kernel's own (vvar, a driver's), with just these vm_flags."""
-        self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)
-        cdef Vma *v = &self.w.vmas[self.find(pid, addr)]
-        v.flags = vm_flags
+        if self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)[0] == -1:
+            raise ValueError(f"no room for {length} bytes at {addr:#x}")
+        self.w.vmas[self.find(pid, addr)].flags = vm_flags
 
     # ------------------------------------------------------------ locking
     def mlock(self, int pid, addr, length):
