@@ -312,9 +312,9 @@ cdef class System(WorldHandle):
 
     def map_special(self, int pid, addr, length, vm_flags):
         """A mapping of the kernel's own (vvar, a driver's), with just these vm_flags."""
-        self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)
-        cdef Vma *v = &self.w.vmas[self.find(pid, addr)]
-        v.flags = vm_flags
+        if self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)[0] == -1:
+            raise ValueError(f"no room for {length} bytes at {addr:#x}")
+        self.w.vmas[self.find(pid, addr)].flags = vm_flags
 
     # ------------------------------------------------------------ locking
     def mlock(self, int pid, addr, length):
@@ -325,8 +325,23 @@ cdef class System(WorldHandle):
             return -1, _errno.EINVAL
         return self.do_mlock(pid, addr, length, K.VM_LOCKED | (K.VM_LOCKONFAULT if flags else 0))
 
+    def lock_beyond(self, addr, int64_t pages):
+        """A range that begins beyond all mappings: it may be empty or wrap, else nothing is there."""
+        if not pages:
+            return 0, 0
+        return -1, _errno.EINVAL if (addr >> 12) + pages > 1 << 52 else _errno.ENOMEM
+
     def do_mlock(self, int pid, addr, length, flags):
+        cdef Task *task
         pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if addr > TASK_SIZE:
+            task = &self.w.tasks[pid]
+            if not task.cap_ipc_lock:
+                if not task.rlimit_memlock:
+                    return -1, _errno.EPERM
+                if pages + self.w.mms[task.mm].locked_vm > task.rlimit_memlock >> 12:
+                    return -1, _errno.ENOMEM
+            return self.lock_beyond(addr, pages)
         if pages > 1 << 36:
             # beyond any address space: the limit is tested first, then the range turns out to wrap
             t = self.tasks[pid]
@@ -342,6 +357,8 @@ cdef class System(WorldHandle):
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if addr > TASK_SIZE:
+            return self.lock_beyond(addr, pages)
         if pages > 1 << 36 and (addr >> 12) + pages > 1 << 52:
             return -1, _errno.EINVAL
         return self.call(pid, F_SYS_MUNLOCK, addr & ~4095, min(pages, 1 << 40) << 12)

@@ -10,7 +10,7 @@ System calls get addresses and lengths as unsigned 64-bit numbers.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
@@ -61,17 +61,19 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        forget_lost: bool = False, stack: Stack = STACKS[0]) -> Iterator[Record]:
+        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = ()) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them. The
-    recorder shows a page of a file by the pfn last seen, even where another page has taken its place since; with
-    `forget_lost` a page that has left the cache is unknown again, so that records do not depend on which frames the
-    kernel gives out. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
-    the system has no such path.
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real`
+    are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
+    by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
+    the cache is unknown again, so that records do not depend on which frames the kernel gives out. Raises
+    `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where the system has no such
+    path.
     """
     runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
+    printed = {record["step"]: record for record in real}
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
@@ -85,7 +87,7 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
         record.update(runner.look())
         if runner.image:
-            runner.image.print(record)
+            runner.image.print(printed.get(step, record))
         before = now
         yield record
 
@@ -206,6 +208,8 @@ class Runner:
         return region
 
     def _new_address(self) -> int:
+        if self.image:
+            self.image.new_address()
         address = self.next_address
         self.next_address += ADDRESS_STEP
         return address
