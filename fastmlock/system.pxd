@@ -6,7 +6,10 @@ cdef class System(WorldHandle):
     cdef readonly int worker_cpu
     cdef readonly int controller_cpu
     cdef readonly bint smaps_shows_lf
-    cdef int controller
+    cdef readonly int controller
+    cdef readonly int release
+    cdef readonly bint child_runs_first
+    cdef readonly bint write_prefaults
     cdef long next_observer
     cdef tuple call(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
     cdef int nr_vmas(self, int task)

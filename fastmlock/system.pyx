@@ -19,6 +19,7 @@ compiled flows.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_start, run_untimed
+from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma, mm_alloc
 from fastmlock.state.types cimport *
@@ -35,6 +36,8 @@ _LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG
             (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
             (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
 _EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+_HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
@@ -83,6 +86,9 @@ cdef class System(WorldHandle):
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
         self.smaps_shows_lf = bool(traits.smaps_lf)
+        self.release = traits.release
+        self.child_runs_first = bool(traits.child_runs_first)
+        self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
         self.controller = self.spawn(cpu=self.controller_cpu)
 
@@ -258,6 +264,12 @@ cdef class System(WorldHandle):
         self.make_room(min(pages, 1 << 20))
         return self.call(pid, F_SYS_MADVISE, addr >> 12, (addr >> 12) + pages, advice)
 
+    def map_special(self, int pid, addr, length, vm_flags):
+        """A mapping of the kernel's own (vvar, a driver's), with just these vm_flags."""
+        self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)
+        cdef Vma *v = &self.w.vmas[self.find(pid, addr)]
+        v.flags = vm_flags
+
     # ------------------------------------------------------------ locking
     def mlock(self, int pid, addr, length):
         return self.do_mlock(pid, addr, length, K.VM_LOCKED)
@@ -397,6 +409,8 @@ cdef class System(WorldHandle):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
         if what & 1:
+            if self.w.tr.drop_caches_drains:
+                self.drain_all()
             for file in range(1, self.w.mappings_used):
                 self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
         return 0, 0
@@ -406,7 +420,9 @@ cdef class System(WorldHandle):
             return self.compact()
         if path == "/proc/sys/vm/drop_caches":
             return self.drop_caches(int(value))
-        if path != "/proc/sys/vm/stat_refresh":
+        if path == "/proc/sys/vm/max_map_count":
+            self.w.max_map_count = int(value)
+        elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0
 
@@ -483,5 +499,4 @@ cdef class System(WorldHandle):
         return self.w.mappings[file].size
 
     def cached(self, int file, long index):
-        cdef Mapping *m = &self.w.mappings[file]
-        return self.w.cache[m.base + index] if 0 <= index < m.capacity else 0
+        return find_get_page(self.w, file, index)
