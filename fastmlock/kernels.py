@@ -70,6 +70,7 @@ class Traits:
     populate_walks_holes: int = 1   #: MADV_POPULATE passes over holes; from 6.9 it stops, and drains if refused
     populate_checks_first: int = 0  #: a populate that is refused does not drain (6.9)
     mremap_positive_efault: int = 1 #: mremap of no vma answers 14 as if it were an address (5.16 to 5.18)
+    dirty_ptes: int = 0             #: a writable entry of a dirty page is born dirty (6.18, seen on 6.18.44)
     mremap_many: int = 0            #: MREMAP_FIXED moves a range of several VMAs (6.17)
     merge_unfaulted: int = 0        #: a VMA without anon_vma takes in one that has a single one (6.16)
     pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.11 to 5.18)
@@ -109,7 +110,7 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  child_runs_first=1, remove_maywrite=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
-                 write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
+                 dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
 
 RELEASES: dict[str, Traits] = {
     "5.10": _V5_10,

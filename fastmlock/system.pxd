@@ -11,6 +11,9 @@ cdef class System(WorldHandle):
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults
     cdef long next_observer
+    cdef set shared_anon            # mappings of MAP_SHARED|MAP_ANONYMOUS memory
+    cdef tuple enter(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
+    cdef tuple unmapping(self, int pid, tuple answer)
     cdef tuple call(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
     cdef int nr_vmas(self, int task)
     cdef int make_room(self, long pages) except -1

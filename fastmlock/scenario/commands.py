@@ -237,3 +237,5 @@ class Scenario:
     name: str
     commands: tuple[Command, ...]
     processes: tuple[int, ...]
+    lines: tuple[str, ...] = ()
+    """The text, line by line, without comments."""

@@ -61,14 +61,17 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        stack: Stack = STACKS[0]) -> Iterator[Record]:
+        forget_lost: bool = False, stack: Stack = STACKS[0]) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them. Raises `ScenarioError` where a command needs a region
-    that was never mapped, `NotSupported` where the system has no such path.
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them. The
+    recorder shows a page of a file by the pfn last seen, even where another page has taken its place since; with
+    `forget_lost` a page that has left the cache is unknown again, so that records do not depend on which frames the
+    kernel gives out. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
+    the system has no such path.
     """
-    runner = Runner(scenario, system, image=image, stack=stack)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
@@ -91,14 +94,14 @@ class Runner:
     """Carries out the commands of one scenario on one system."""
 
     def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
-                 stack: Stack = STACKS[0]) -> None:
+                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
         self.controller_cpu = int(getattr(system, "controller_cpu", 1))
         self.processes = [_Process() for _ in range(c.MAX_PROCESSES)]
         self.files: list[File] = []
-        self.observer = Observer(system, self.files)
+        self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
         self.image: Image | None = None
         if image and isinstance(system, Host):

@@ -385,6 +385,7 @@ cdef struct Traits:
     int32_t populate_walks_holes    # to 6.8: MADV_POPULATE passes over holes; later it stops, and drains if refused
     int32_t populate_checks_first   # 6.12: a refused populate does not drain
     int32_t mremap_positive_efault  # 5.16 to 5.18: mremap of no vma answers 14 as if it were an address
+    int32_t dirty_ptes          # a writable entry of a dirty page is born dirty (6.18)
     int32_t mremap_many         # 6.17: MREMAP_FIXED moves a range of several vmas
     int32_t merge_unfaulted     # 6.16: a vma without anon_vma takes in one that has a single one
     int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
