@@ -8,6 +8,8 @@ cdef class System(WorldHandle):
     cdef readonly bint smaps_shows_lf
     cdef int controller
     cdef long next_observer
+    cdef list deferred          # tasks whose calls were only begun, None when calls run at once
+    cdef dict room              # what they need, by pool
     cdef tuple call(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
     cdef int nr_vmas(self, int task)
     cdef int make_room(self, long pages) except -1

@@ -78,6 +78,7 @@ cdef class System(WorldHandle):
         self.controller_cpu = min(controller_cpu, cpus - 1)
         self.smaps_shows_lf = bool(traits.smaps_lf)
         self.next_observer = 0x200000000
+        self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
 
     # ------------------------------------------------------------ entering the kernel
@@ -91,14 +92,53 @@ cdef class System(WorldHandle):
         self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
                      avcs=64 + 8 * self.nr_vmas(task))
         t = &w.tasks[task]
+        if self.deferred is not None:
+            if task in self.deferred:
+                raise ValueError(f"process {task} has a call under way")
+            flow_start(w, task, flow, a, b, c, d)
+            self.deferred.append(task)
+            return 0, 0
         with nogil:
             flow_start(w, task, flow, a, b, c, d)
             req = run_untimed(w, task)
         if req == REQ_ERROR:
-            if w.error == ERR_UNSUPPORTED:
-                raise NotSupported(NOT_MODELLED.get(w.unsupported, f"flow {w.unsupported}"))
             self.check()
         return t.ret, t.err
+
+    def check(self):
+        """Raises NotSupported or ModelError if the last run could not go on."""
+        if self.w.error == ERR_UNSUPPORTED:
+            raise NotSupported(NOT_MODELLED.get(self.w.unsupported, f"flow {self.w.unsupported}"))
+        WorldHandle.check(self)
+
+    # ------------------------------------------------------------ calls that race
+    def defer(self):
+        """From here on system calls are only begun, until `deferred_tasks` hands them over to a race."""
+        self.deferred = []
+        self.room = {}
+
+    def begun(self):
+        """The tasks whose calls were begun since `defer`, in order."""
+        return list(self.deferred)
+
+    def deferred_tasks(self):
+        """The tasks whose calls were begun since `defer`, in order. Calls run at once again."""
+        tasks, self.deferred = self.deferred, None
+        self.room = {}
+        return tasks
+
+    def answer(self, int task):
+        """What the task's last call answered: (ret, errno, signal)."""
+        cdef Task *t = &self.w.tasks[task]
+        return t.ret, t.err, t.sig
+
+    def reserve(self, **need):
+        """See `WorldHandle.reserve`; calls that are only begun need their room all at the same time."""
+        if self.deferred is not None:
+            for pool, count in need.items():
+                self.room[pool] = self.room.get(pool, 0) + count
+            need = self.room
+        WorldHandle.reserve(self, **need)
 
     cdef int nr_vmas(self, int task):
         return self.w.mms[self.w.tasks[task].mm].map_count

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastmlock.explore.schedule import Turn
+
 from .system import MAP_PRIVATE, MAP_SHARED
 
 MAX_PROCESSES = 72
@@ -91,6 +93,17 @@ class Sleep(Command):
 @dataclass(frozen=True, slots=True)
 class Snap(Command):
     """Nothing but another look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race(Command):
+    """Commands that are under way at once."""
+
+    commands: tuple[Command, ...]
+    parties: tuple[str, ...]
+    """What each is called in the schedule: its process, or its verb."""
+    turns: tuple[Turn, ...]
+    """The schedule; none means each to its end in turn."""
 
 
 # ---- what processes do

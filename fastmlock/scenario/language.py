@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 
 from . import commands as c
+from . import races
 from .commands import Command, Scenario
 from .system import (
     MAP_LOCKED, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
@@ -131,6 +132,10 @@ def _sysctl(at: At, words: Words, known: _Known) -> Command:
 
 def _sleep(at: At, words: Words, known: _Known) -> Command:
     return c.Sleep(*at, words.number("the time in ms", 0, INT_MAX))
+
+
+def _race(at: At, words: Words, known: _Known) -> Command:
+    return races.parse(at, words, lambda text, part: _command(at[0], text, part, known))
 
 
 # ---- commands of processes
@@ -263,6 +268,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "sysctl": ("sysctl PATH VALUE", _sysctl),
     "sleep": ("sleep MS", _sleep),
     "snap": ("snap", lambda at, *_: c.Snap(*at)),
+    "race": (races.USAGE, _race),
 }
 PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [at=R2+K]", _mmap),
@@ -299,7 +305,8 @@ def _started(lines: list[list[str]]) -> set[int]:
     """The processes that exist at the start: those named, less those that a fork makes."""
     needed: set[int] = set()
     forked: set[int] = set()
-    for words in lines:
+    alone = [part for words in lines for part in (races.split(words[1:])[0] if words[:1] == ["race"] else [words])]
+    for words in alone:
         if not words:
             continue
         try:
@@ -315,7 +322,7 @@ def _started(lines: list[list[str]]) -> set[int]:
 
 
 def _command(line: int, text: str, words: list[str], known: _Known) -> Command | None:
-    if len(words) > c.MAX_WORDS:
+    if len(words) > c.MAX_WORDS and words[0] != "race":
         raise Wrong(f"{len(words)} words", f"a command has at most {c.MAX_WORDS}")
     verb = words[0]
     if verb == "procs":

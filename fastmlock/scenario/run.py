@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
+from . import races
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
@@ -324,4 +325,5 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),
     c.Snap: lambda runner, command: Reply(),
+    c.Race: races.run,
 }
