@@ -50,6 +50,12 @@ cdef inline int64_t pages_up(object length):
     return <int64_t>(((length + 4095) & DEF_MASK) >> 12)
 
 
+# the numbers of the flows that Python starts by name
+from fastmlock.flows.ids import FLOWS as _FLOWS
+if _FLOWS["F_SYS_EXIT"] != F_SYS_EXIT or _FLOWS["F_COMPACT"] != F_COMPACT:
+    raise ImportError("flow numbers differ between frame.pxd as compiled and as read")
+
+
 cdef class System(WorldHandle):
     """A machine running `kernel`; the protocol of `fastmlock.scenario.system.SystemUnderTest`.
 
@@ -150,6 +156,11 @@ cdef class System(WorldHandle):
         return 0
 
     # ------------------------------------------------------------ processes
+    @property
+    def nr_tasks(self):
+        """Task records in use; processes are 1 to nr_tasks - 1."""
+        return self.w.nr_tasks
+
     def spawn(self, *, int cpu=0):
         """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. -> pid"""
         cdef World *w = self.w
@@ -350,9 +361,9 @@ cdef class System(WorldHandle):
         w.cache_used += slots
         return mapping
 
-    def create_file(self, str fs, long pages, *, bint sparse=False):
-        """A file on "tmpfs" or "ext4", written page by page unless `sparse`; the controller maps it and never touches
-        it. -> file number"""
+    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True):
+        """A file on "tmpfs" or "ext4", written page by page unless `sparse`. With `observe` the controller maps it, as
+        the recorder does, and never touches it. -> file number"""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
         if pages < 0:
@@ -363,7 +374,8 @@ cdef class System(WorldHandle):
             self.call(self.controller, F_FILE_WRITE, file, 0, pages, fs == "ext4")
         size = max(pages, 1)
         self.next_observer += size + 0x1000
-        self.mmap(self.controller, self.next_observer << 12, size << 12, 1, 1 | 0x10, file, 0)
+        if observe:
+            self.mmap(self.controller, self.next_observer << 12, size << 12, 1, 1 | 0x10, file, 0)
         self.drain_all()
         return file
 

@@ -87,5 +87,18 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
     return sysret(t, f.a, f.i)
 
 
+cdef int map_loop(World *w, Task *t, Frame *f) noexcept nogil:
+    """A bystander: maps and unmaps one page of mapping b at address a, again and again, until no more than c VMAs map
+    the file. ret = rounds made. i = rounds."""
+    if f.pc == 1:
+        return call(w, t, f, 2, F_SYS_MUNMAP, f.a, 4096)
+    if f.pc == 2:
+        f.i += 1
+    if w.mappings[<uint32_t>f.b].nr_vmas <= f.c:
+        return sysret(t, f.i, 0)
+    return call(w, t, f, 1, F_SYS_MMAP, f.a, 4096, 1 | <int64_t>(MAP_SHARED | MAP_FIXED_NOREPLACE) << 32, f.b)
+
+
 cdef void register(flow_fn *table) noexcept:
+    table[<int>F_MAP_LOOP] = map_loop
     table[<int>F_SYS_MMAP] = sys_mmap

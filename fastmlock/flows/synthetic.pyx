@@ -10,7 +10,7 @@ Frame: a = rounds left, b = mean think time ns, c = mean hold time ns, d = what 
 Random numbers come from a counter: the k-th draw of a task depends on (seed, task, k) alone.
 """
 from libc.math cimport log
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.state.types cimport (LK_PAGE, REQ_DELAY, REQ_DOWN_READ, REQ_DOWN_WRITE, REQ_LOCK_PAGE, REQ_NONE,
                                     REQ_SPIN_LOCK, REQ_SPIN_UNLOCK, REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE,

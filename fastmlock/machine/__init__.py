@@ -1,0 +1,1 @@
+"""Virtual time: CPUs, cache lines, locks, scheduler and watchdogs (see `fastmlock.machine.machine`)."""

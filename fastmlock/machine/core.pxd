@@ -1,0 +1,130 @@
+# The event core: one next event per cpu in a tournament tree, cache lines, and the charging of time.
+# All of it is inline, so that each lock's file compiles it in.
+from libc.stdint cimport INT64_MAX, int16_t, int32_t, int64_t, uint32_t, uint64_t
+from fastmlock.machine.types cimport (ACC_WORK, CPU_BITS, CPU_MASK, NODE_FIELD, NR_ACCOUNTS, Cpu, Line,
+                                      LockStat, Mach, TaskRec)
+
+cdef extern from *:
+    int __builtin_clz(unsigned int x) nogil
+
+
+# ---- the tournament tree ---------------------------------------------------------------------------
+cdef inline void tree_set(int64_t *tree, int leaf, int64_t key) noexcept nogil:
+    """Gives a leaf a new key and replays its matches up to the root."""
+    tree[leaf] = key
+    while leaf > 1:
+        if tree[leaf ^ 1] < key:
+            key = tree[leaf ^ 1]
+        leaf >>= 1
+        tree[leaf] = key
+
+
+cdef inline void cpu_at(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """The next event of `cpu` is at `t_ns`. Of two at the same time the lower cpu comes first."""
+    tree_set(m.tree, m.leaves + cpu, (t_ns << CPU_BITS) | cpu)
+
+
+cdef inline void cpu_park(Mach *m, int cpu) noexcept nogil:
+    """The cpu has no event of its own until somebody gives it one."""
+    tree_set(m.tree, m.leaves + cpu, INT64_MAX)
+
+
+cdef inline bint cpu_parked(Mach *m, int cpu) noexcept nogil:
+    return m.tree[m.leaves + cpu] == INT64_MAX
+
+
+cdef inline void cpu_before(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """The next event of `cpu` is at `t_ns` or when it was before, whichever is earlier."""
+    cdef int64_t key = (t_ns << CPU_BITS) | cpu
+    if key < m.tree[m.leaves + cpu]:
+        tree_set(m.tree, m.leaves + cpu, key)
+
+
+# ---- distances and lines ---------------------------------------------------------------------------
+cdef inline int64_t latency(Mach *m, int a, int b) noexcept nogil:
+    """One-way transfer of a line from cpu a to cpu b, ns; 0 if they are the same."""
+    cdef uint32_t x = m.pos[a] ^ m.pos[b]
+    if x < NODE_FIELD:
+        return m.level_ns[31 - __builtin_clz(2 * x + 1)]
+    return m.node_ns[m.cpu_node[a] * m.nr_nodes + m.cpu_node[b]]
+
+
+cdef inline int line_owner(Line line) noexcept nogil:
+    return <int> (line & CPU_MASK) - 1
+
+
+cdef inline bint line_in_memory(Mach *m, Line line) noexcept nogil:
+    """No cpu has it: nobody has used it yet, or its owner has brought in a cacheful of others since."""
+    cdef int owner = line_owner(line)
+    return owner < 0 or (line >> CPU_BITS) < m.cpus[owner].evicted_ns
+
+
+cdef inline void line_fill(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """Counts a line that came into the cpu's cache; the oldest sixteenth of its lines goes at a time."""
+    cdef Cpu *p = &m.cpus[cpu]
+    m.clock.transfers += 1
+    p.fills += 1
+    if p.fills >= m.epoch_lines:
+        p.fills = 0
+        p.epoch = (p.epoch + 1) & 15
+        p.evicted_ns = p.epochs[p.epoch]
+        p.epochs[p.epoch] = t_ns
+
+
+cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t atomics,
+                             int node) noexcept nogil:
+    """`atomics` read-modify-writes by `cpu` from `t_ns` on; returns when the last is over.
+
+    The line serves one cpu after another: wait until it is free, bring it here from its owner (or from
+    memory of `node`, or of this cpu's own node if negative), then work on it.
+    """
+    cdef int64_t busy_ns = line[0] >> CPU_BITS
+    cdef bint absent = line_in_memory(m, line[0])
+    if busy_ns > t_ns:
+        t_ns = busy_ns
+    if absent or line_owner(line[0]) != cpu:
+        if not absent:
+            t_ns += latency(m, line_owner(line[0]), cpu)
+        else:
+            if node < 0:
+                node = m.cpu_node[cpu]
+            t_ns += m.memory_ns[m.cpu_node[cpu] * m.nr_nodes + node]
+        line_fill(m, cpu, t_ns)
+    t_ns += atomics * m.costs.atomic_ns
+    line[0] = (t_ns << CPU_BITS) | (cpu + 1)
+    return t_ns
+
+
+# ---- where time goes -------------------------------------------------------------------------------
+cdef inline void account(Mach *m, int cpu, int64_t t_ns, int state) noexcept nogil:
+    """Charges the time from where this cpu was charged last up to `t_ns`."""
+    cdef Cpu *p = &m.cpus[cpu]
+    if t_ns > p.acct_ns:
+        m.acct[cpu * NR_ACCOUNTS + state] += t_ns - p.acct_ns
+        p.acct_ns = t_ns
+
+
+cdef inline void stat_acquired(Mach *m, int lock_class, int write, bint bounced, bint contended,
+                               int64_t wait_ns) noexcept nogil:
+    """lock_acquired(): counts one acquisition and, if it had to wait, how long."""
+    cdef LockStat *s = &m.stats[2 * lock_class + write]
+    s.acquisitions += 1
+    s.acq_bounces += bounced
+    if contended:
+        if s.contentions == 0 or wait_ns < s.waittime_min:
+            s.waittime_min = wait_ns
+        if wait_ns > s.waittime_max:
+            s.waittime_max = wait_ns
+        s.contentions += 1
+        s.con_bounces += bounced
+        s.waittime_total += wait_ns
+
+
+cdef inline void stat_released(Mach *m, int lock_class, int write, int64_t hold_ns) noexcept nogil:
+    """lock_release(): how long it was held."""
+    cdef LockStat *s = &m.stats[2 * lock_class + write]
+    if s.holdtime_max == 0 or hold_ns < s.holdtime_min:
+        s.holdtime_min = hold_ns
+    if hold_ns > s.holdtime_max:
+        s.holdtime_max = hold_ns
+    s.holdtime_total += hold_ns

@@ -1,0 +1,270 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The loop of a timed run: takes the earliest event of all cpus and carries its task on.
+
+A task's life is: call the flow; let the work it counted and the page lines it touched pass as time; perform
+its request at the time then reached; call the flow again once it is granted. flow_step() does its work at
+the start of a segment and the segment's time passes after it, so a lock is held exactly for the work done
+between taking it and giving it back.
+"""
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from fastmlock.flows.step cimport flow_step
+from fastmlock.machine.core cimport (account, cpu_at, line_fill, line_in_memory, line_owner, line_rmw,
+                                     stat_acquired, stat_released)
+from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
+from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
+                                      up_read, up_write)
+from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_yield
+from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
+from fastmlock.machine.types cimport *
+from fastmlock.machine.watchdog cimport watchdog
+from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, NR_WORK, REQ_DELAY, REQ_DONE, REQ_DOWNGRADE,
+                                    REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE, REQ_ERROR, REQ_EXIT,
+                                    REQ_LOCK_PAGE, REQ_RESCHED, REQ_SPIN_LOCK, REQ_SPIN_UNLOCK,
+                                    REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WORK, Task, World)
+
+
+cdef inline int64_t page_touch(Mach *m, int cpu, uint32_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
+    """The page's line is written. One from memory that follows the page touched before has been prefetched."""
+    cdef Cpu *p = &m.cpus[cpu]
+    cdef int64_t step = <int64_t> page - p.last_page
+    cdef Line *line = &m.pages[page]
+    if step:
+        if -1 <= step <= 1 and line_in_memory(m, line[0]):
+            t_ns += m.costs.prefetch_ns
+            line_fill(m, cpu, t_ns)
+            line[0] = (t_ns << CPU_BITS) | (cpu + 1)
+        p.last_page = page
+    return line_rmw(m, line, cpu, t_ns, atomics, m.w.pages[page].node)
+
+
+cdef int64_t segment_time(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """When the work and the touches that the flow has just logged are over. Clears them."""
+    cdef World *w = m.w
+    cdef int64_t ps = 0
+    cdef uint64_t touch
+    cdef int i
+    for i in range(<int> NR_WORK):
+        ps += w.work[i] * m.costs.work_ps[i]
+        w.work[i] = 0
+    if ps:
+        t_ns += (ps + 500) / 1000
+        account(m, cpu, t_ns, ACC_WORK)
+    if w.nr_touch:
+        for i in range(w.nr_touch):
+            touch = w.touch[i]
+            t_ns = page_touch(m, cpu, <uint32_t> (touch >> 8), t_ns, touch & 0xff)
+        account(m, cpu, t_ns, ACC_PAGE_LINE)
+        w.nr_touch = 0
+    return t_ns
+
+
+# ---- spinlocks as requests -------------------------------------------------------------------------
+cdef inline int spin_account(int lock_class) noexcept nogil:
+    if lock_class == LK_LRU:
+        return ACC_LRU_SPIN
+    return ACC_PTL_SPIN if lock_class == LK_PTL else ACC_OTHER_SPIN
+
+
+cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
+    cdef SpinLock *lock = &m.spins[r.wait_class][r.wait_obj]
+    cdef bint bounced = line_owner(lock.line) != cpu
+    cdef int64_t got_ns
+    r.spin_depth += 1
+    got_ns = queued_spin_lock(m, lock, &lock.line, cpu, t_ns)
+    if got_ns == WAIT:
+        r.phase = PH_SPIN
+        return WAIT
+    r.waiting = 0
+    lock.held_ns = got_ns
+    stat_acquired(m, r.wait_class, 1, bounced, False, 0)
+    account(m, cpu, got_ns, ACC_LOCK_LINE)
+    return got_ns
+
+
+cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
+    r.waiting = 0
+    m.spins[r.wait_class][r.wait_obj].held_ns = t_ns
+    stat_acquired(m, r.wait_class, 1, True, True, t_ns - r.wait_ns)
+    account(m, cpu, t_ns, spin_account(r.wait_class))
+    return t_ns
+
+
+cdef inline int64_t spin_unlock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
+    cdef SpinLock *lock = &m.spins[r.wait_class][r.wait_obj]
+    stat_released(m, r.wait_class, 1, t_ns - lock.held_ns)
+    r.spin_depth -= 1
+    t_ns = queued_spin_unlock(m, lock, &lock.line, cpu, t_ns)
+    account(m, cpu, t_ns, ACC_LOCK_LINE)
+    return t_ns
+
+
+# ---- delays and the end ----------------------------------------------------------------------------
+cdef int64_t delay(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
+    """Plain work until delay_end_ns. Without a spinlock held it may be preempted like a user's program."""
+    cdef int64_t end_ns
+    if t_ns >= r.delay_end_ns:
+        return t_ns
+    r.phase = PH_DELAY
+    if need_resched(m, cpu, t_ns):
+        sched_yield(m, cpu, t_ns)
+        return WAIT
+    end_ns = resched_at(m, cpu)
+    cpu_at(m, cpu, end_ns if end_ns < r.delay_end_ns else r.delay_end_ns)
+    return WAIT
+
+
+cdef void task_over(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
+    cdef TaskRec *r = &m.tasks[task]
+    r.state = TASK_DEAD
+    r.exit_ns = t_ns
+    m.clock.live -= 1
+    sched_out(m, cpu, t_ns, ACC_IDLE)
+
+
+cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept nogil:
+    """Performs the task's request at `t_ns`; returns when the task goes on, or WAIT."""
+    cdef TaskRec *r = &m.tasks[task]
+    cdef Task *t = &m.w.tasks[task]
+    cdef int64_t end_ns
+    if req == REQ_DELAY:
+        end_ns = t_ns + t.req_arg
+        if r.spin_depth:
+            account(m, cpu, end_ns, ACC_WORK)
+            return end_ns
+        r.delay_end_ns = end_ns
+        return delay(m, cpu, r, t_ns)
+    if req == REQ_WORK:
+        return t_ns
+    if req == REQ_RESCHED:
+        m.cpus[cpu].touch_ns = t_ns
+        if need_resched(m, cpu, t_ns):
+            r.phase = PH_STEP
+            sched_yield(m, cpu, t_ns)
+            return WAIT
+        return t_ns
+    if req == REQ_DONE or req == REQ_EXIT:
+        task_over(m, cpu, task, t_ns)
+        return WAIT
+    r.wait_class = t.req_class
+    r.wait_obj = t.req_obj
+    if req == REQ_SPIN_UNLOCK:
+        return spin_unlock(m, cpu, r, t_ns)
+    r.wait_write = req != REQ_DOWN_READ and req != REQ_UP_READ and req != REQ_DOWN_READ_TRYLOCK
+    if req == REQ_UP_READ:
+        end_ns = up_read(m, cpu, task, t_ns)
+    elif req == REQ_UP_WRITE:
+        end_ns = up_write(m, cpu, task, t_ns)
+    elif req == REQ_UNLOCK_PAGE:
+        end_ns = unlock_page(m, cpu, task, t_ns)
+    elif req == REQ_DOWNGRADE:
+        end_ns = downgrade_write(m, cpu, task, t_ns)
+    else:
+        r.waiting = 1
+        r.wait_ns = t_ns
+        r.contended = 0
+        if req == REQ_SPIN_LOCK:
+            return spin_lock(m, cpu, r, t_ns)
+        elif req == REQ_DOWN_READ:
+            end_ns = down_read(m, cpu, task, t_ns)
+        elif req == REQ_DOWN_WRITE:
+            end_ns = down_write(m, cpu, task, t_ns)
+        elif req == REQ_LOCK_PAGE:
+            end_ns = lock_page(m, cpu, task, t_ns)
+        elif req == REQ_DOWN_READ_TRYLOCK:
+            end_ns = down_read_trylock(m, cpu, task, t_ns)
+        else:
+            m.clock.error = 1
+            return WAIT
+    if end_ns != WAIT:
+        account(m, cpu, end_ns, ACC_PAGE_LINE if req == REQ_LOCK_PAGE or req == REQ_UNLOCK_PAGE
+                else ACC_LOCK_LINE)
+    return end_ns
+
+
+cdef void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """One event of one cpu, and what follows from it without time passing."""
+    cdef int task = m.cpus[cpu].curr - 1
+    cdef TaskRec *r
+    cdef int64_t end_ns = t_ns
+    cdef int req, phase
+    if task < 0:
+        sched_pick(m, cpu, t_ns)
+        return
+    r = &m.tasks[task]
+    phase = r.phase
+    if phase == PH_REQ:
+        req = m.w.tasks[task].req
+        end_ns = request(m, cpu, task, req, t_ns)
+        if end_ns == WAIT:
+            return
+        r.phase = PH_STEP
+        if end_ns > t_ns and req != REQ_SPIN_UNLOCK:
+            cpu_at(m, cpu, end_ns)
+            return
+    elif phase == PH_SPIN:
+        spin_granted(m, cpu, r, t_ns)
+    elif phase == PH_DELAY:
+        account(m, cpu, t_ns, ACC_WORK)
+        if delay(m, cpu, r, t_ns) == WAIT:
+            return
+    elif phase != PH_STEP:
+        end_ns = pagelock_event(m, cpu, task, t_ns) if phase >= PH_PAGE_SECTION \
+            else rwsem_event(m, cpu, task, t_ns)
+        if end_ns == WAIT:
+            return
+        account(m, cpu, end_ns, ACC_LOCK_LINE)
+        r.phase = PH_STEP
+        if end_ns > t_ns:
+            cpu_at(m, cpu, end_ns)
+            return
+    # an unlock is only a store: the cpu runs on, a moment later
+    while True:
+        t_ns = end_ns
+        req = flow_step(m.w, task)
+        if req == REQ_ERROR:
+            m.clock.error = 1
+            return
+        end_ns = segment_time(m, cpu, t_ns)
+        if end_ns > t_ns:
+            r.phase = PH_REQ
+            cpu_at(m, cpu, end_ns)
+            return
+        m.clock.events += 1
+        end_ns = request(m, cpu, task, req, t_ns)
+        if end_ns == WAIT:
+            return
+        r.phase = PH_STEP
+        if end_ns > t_ns and req != REQ_SPIN_UNLOCK:
+            cpu_at(m, cpu, end_ns)
+            return
+
+
+cdef int64_t engine_run(Mach *m, int64_t until_ns, int64_t max_events) noexcept nogil:
+    """Runs all events up to and including `until_ns`, at most about `max_events`; returns how many.
+
+    Stops early when nothing is left to happen. clock.error is then set if a task still waits.
+    """
+    cdef int64_t *root = &m.tree[1]
+    cdef int64_t begin = m.clock.events
+    cdef int64_t key, t_ns
+    while m.clock.events - begin < max_events:
+        key = root[0]
+        if key == INT64_MAX:
+            if m.clock.live:
+                m.w.error = ERR_DEADLOCK
+                m.clock.error = 1
+            break
+        t_ns = key >> CPU_BITS
+        if t_ns >= m.clock.next_sample_ns:
+            if m.clock.next_sample_ns > until_ns:
+                break
+            watchdog(m, m.clock.next_sample_ns)
+            continue
+        if t_ns > until_ns:
+            break
+        m.clock.now_ns = t_ns
+        m.clock.events += 1
+        cpu_event(m, <int> (key & CPU_MASK), t_ns)
+        if m.clock.error:
+            break
+    return m.clock.events - begin

@@ -1,0 +1,40 @@
+from libc.stdint cimport int64_t
+from fastmlock.machine.core cimport cpu_at
+from fastmlock.machine.types cimport CPU_BITS, Mach, RwSem
+
+# the count word
+cdef enum:
+    WRITER_LOCKED = 1
+    FLAG_WAITERS = 2
+    FLAG_HANDOFF = 4
+    READER_BIAS = 0x100
+    READER_SHIFT = 8
+
+# owner_flags
+cdef enum:
+    READER_OWNED = 1
+    NONSPINNABLE = 2            # to writers
+    READER_NONSPINNABLE = 4     # to readers, where readers spin
+
+cdef int64_t down_read(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+cdef int64_t down_read_trylock(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+cdef int64_t up_read(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+cdef int64_t down_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+cdef int64_t up_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+cdef int64_t downgrade_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+cdef int64_t rwsem_event(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+
+
+cdef inline void kick_cpu(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    if m.cpus[cpu].ready_ns > t_ns:
+        t_ns = m.cpus[cpu].ready_ns
+    if (t_ns << CPU_BITS | cpu) < m.tree[m.leaves + cpu]:
+        cpu_at(m, cpu, t_ns)
+
+
+cdef inline void rwsem_kick(Mach *m, RwSem *sem, int64_t t_ns) noexcept nogil:
+    """What the spinners look at has changed: they look again at `t_ns`, or as soon as they can."""
+    if sem.spinner:
+        kick_cpu(m, sem.spinner - 1, t_ns)
+    if sem.handoff_spinner:
+        kick_cpu(m, sem.handoff_spinner - 1, t_ns)

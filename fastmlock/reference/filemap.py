@@ -1,0 +1,107 @@
+"""mm/filemap.c and mm/readahead.c: the page cache, read-ahead, fault-around, read and write of files."""
+from __future__ import annotations
+
+from . import rmap, swap
+from .state import PTRS_PER_PTE, VM_RAND_READ, File, Kernel, Page, Pte, Vma
+
+FAULT_AROUND_PAGES = 16
+RA_PAGES = 32
+
+
+def add_to_page_cache(k: Kernel, file: File, index: int) -> Page:
+    """A new page in the cache, queued for the LRU. One that reclaim evicted earlier comes back active
+    (`workingset_refault`, taking every refault distance for short)."""
+    page = k.alloc_page()
+    page.mapping, page.index = file, index
+    page.swapbacked = file.shmem
+    file.pages[index] = page
+    if index in file.shadows:
+        file.shadows.discard(index)
+        page.active = True
+    swap.lru_cache_add(k, page)
+    return page                       # the allocation's reference is the page cache's from now on
+
+
+def delete_from_page_cache(k: Kernel, page: Page, *, shadow: bool = False) -> None:
+    """Take the page out of the cache and drop the cache's reference."""
+    file = page.mapping
+    assert file is not None
+    del file.pages[page.index]
+    page.mapping = None
+    if shadow and not file.shmem:
+        file.shadows.add(page.index)
+    swap.put_page(k, page)
+
+
+# ---------------------------------------------------------------- read-ahead
+def page_cache_ra_unbounded(k: Kernel, file: File, index: int, nr: int, lookahead: int) -> None:
+    """Read the missing pages of [index, index+nr) within the file; the one `lookahead` before the end triggers more."""
+    nr = min(nr, file.size - index)
+    for i in range(nr):
+        if index + i not in file.pages:
+            page = add_to_page_cache(k, file, index + i)
+            page.readahead = i == nr - lookahead
+
+
+def do_sync_mmap_readahead(k: Kernel, vma: Vma, file: File, index: int) -> None:
+    """Read-around of a fault: half a window before it, half behind. A random-access vma reads one page."""
+    if not vma.flags & VM_RAND_READ:
+        page_cache_ra_unbounded(k, file, max(0, index - RA_PAGES // 2), RA_PAGES, RA_PAGES // 4)
+    if index not in file.pages:
+        add_to_page_cache(k, file, index)
+
+
+# ---------------------------------------------------------------- faults
+def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
+    """Map what is cached around a read fault: 16 pages from the aligned address or the vma's start, within the
+    vma, the page table and the file. -> whether the faulting page itself was mapped"""
+    assert vma.file is not None
+    first = max(addr // FAULT_AROUND_PAGES * FAULT_AROUND_PAGES, vma.start)
+    last = min(first + FAULT_AROUND_PAGES, vma.end, (addr // PTRS_PER_PTE + 1) * PTRS_PER_PTE)
+    for at in range(first, last):
+        index = vma.index(at)
+        page = vma.file.pages.get(index)
+        if page is None or page.readahead or index >= vma.file.size or at in vma.mm.ptes:
+            continue
+        swap.get_page(page)
+        vma.mm.ptes[at] = Pte(page, write=vma.pte_write_default, young=True)
+        rmap.page_add_file_rmap(k, page, vma)
+    return addr in vma.mm.ptes
+
+
+def filemap_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
+    """-> (the page or None beyond the end, whether the fault is to be retried because mmap_lock was dropped)"""
+    file = vma.file
+    assert file is not None
+    if index >= file.size:
+        return None, False
+    page = file.pages.get(index)
+    if page is not None:
+        if not page.readahead:
+            return page, False
+        page.readahead = False
+        return page, True
+    do_sync_mmap_readahead(k, vma, file, index)
+    file.pages[index].readahead = False
+    return file.pages[index], True
+
+
+# ---------------------------------------------------------------- read and write
+def filemap_read(k: Kernel, file: File, index: int) -> None:
+    """pread of one page: it is marked accessed unless the previous read is taken to have ended in it. Where
+    ra->prev_pos is the end of the last read, a sequential reader marks only its first page."""
+    page = file.pages.get(index)
+    if page is None:
+        page_cache_ra_unbounded(k, file, index, min(RA_PAGES, 4), 3)
+        page = file.pages[index]
+    page.readahead = False
+    if file.prev_pos != index:
+        swap.mark_page_accessed(k, page)
+    file.prev_pos = index if k.traits.pread_marks_next else index + 1
+
+
+def generic_perform_write(k: Kernel, file: File, index: int) -> None:
+    """pwrite of one page of a disk file: found or made, and dirtied; a write is no access."""
+    page = file.pages.get(index) or add_to_page_cache(k, file, index)
+    page.dirty = True
+    file.size = max(file.size, index + 1)

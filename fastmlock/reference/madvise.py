@@ -1,0 +1,192 @@
+"""mm/madvise.c: which advice does what, and what a locked vma refuses (KERNEL.md 2.3)."""
+from __future__ import annotations
+
+from errno import EACCES, EINVAL, ENOMEM
+
+from . import filemap, gup, memory, mmap, swap, truncate, vmscan
+from .state import (
+    VM_DONTCOPY,
+    VM_HUGEPAGE,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MERGEABLE,
+    VM_NOHUGEPAGE,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    Kernel,
+    Mm,
+    Page,
+    Vma,
+)
+
+NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, REMOVE = 0, 1, 2, 3, 4, 8, 9
+DONTFORK, DOFORK, MERGEABLE, UNMERGEABLE, HUGEPAGE, NOHUGEPAGE = 10, 11, 12, 13, 14, 15
+WIPEONFORK, KEEPONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE = 18, 19, 20, 21, 22, 23
+DONTNEED_LOCKED, COLLAPSE = 24, 25
+
+_BEHAVIOR: dict[int, tuple[int, int]] = {       # advice -> flags set, flags cleared
+    NORMAL: (0, VM_RAND_READ | VM_SEQ_READ), SEQUENTIAL: (VM_SEQ_READ, VM_RAND_READ),
+    RANDOM: (VM_RAND_READ, VM_SEQ_READ), DONTFORK: (VM_DONTCOPY, 0), DOFORK: (0, VM_DONTCOPY),
+    WIPEONFORK: (VM_WIPEONFORK, 0), KEEPONFORK: (0, VM_WIPEONFORK), MERGEABLE: (VM_MERGEABLE, 0),
+    UNMERGEABLE: (0, VM_MERGEABLE), HUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE), NOHUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
+}
+
+
+def madvise_behavior_valid(k: Kernel, advice: int) -> bool:
+    if advice in (POPULATE_READ, POPULATE_WRITE):
+        return k.traits.madv_populate
+    if advice == DONTNEED_LOCKED:
+        return k.traits.madv_dontneed_locked
+    if advice == COLLAPSE:
+        return k.traits.madv_collapse
+    return advice in _BEHAVIOR or advice in (WILLNEED, DONTNEED, FREE, REMOVE, COLD, PAGEOUT)
+
+
+def do_madvise(k: Kernel, mm: Mm, start: int, end: int, advice: int) -> int:
+    """Vma by vma; the first error ends it, holes are passed over and reported at the end. -> errno"""
+    if advice in (POPULATE_READ, POPULATE_WRITE) and not k.traits.populate_walks_holes:
+        return gup.faultin_vma_page_range(k, mm, start, end, advice == POPULATE_WRITE)
+    unmapped = 0
+    vma = mm.find_vma(start)
+    prev = vma if vma is not None and start > vma.start else (mm.prev(vma) if vma is not None else None)
+    while True:
+        if vma is None:
+            return ENOMEM
+        if start < vma.start:
+            unmapped = ENOMEM
+            start = vma.start
+            if start >= end:
+                return unmapped
+        upto = min(vma.end, end)
+        err, prev = madvise_vma(k, mm, vma, prev, start, upto, advice)
+        if err:
+            return err
+        start = upto
+        if prev is not None and start < prev.end:
+            start = prev.end
+        if start >= end:
+            return unmapped
+        vma = mm.next(prev) if prev is not None else mm.find_vma(start)
+
+
+def madvise_vma(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: int,
+                advice: int) -> tuple[int, Vma]:
+    if advice in _BEHAVIOR:
+        return madvise_behavior(k, mm, vma, prev, start, end, advice)
+    if advice in (POPULATE_READ, POPULATE_WRITE):
+        return gup.faultin_vma_page_range(k, mm, start, end, advice == POPULATE_WRITE), vma
+    return _ACTIONS[advice](k, vma, start, end), vma
+
+
+def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: int,
+                     advice: int) -> tuple[int, Vma]:
+    """Advice that is a vma flag; splits and merges like any change of flags."""
+    if advice in (WIPEONFORK,) and (vma.file is not None or vma.flags & VM_SHARED):
+        return EINVAL, vma
+    if advice == MERGEABLE and vma.flags & (VM_SHARED | VM_MAYSHARE):
+        return 0, vma
+    on, off = _BEHAVIOR[advice]
+    flags = vma.flags & ~off | on
+    if flags == vma.flags:
+        return 0, vma
+    merged = mmap.vma_merge(k, mm, prev, start, end, flags, vma.anon_vma, vma.file, vma.index(start),
+                            vma)
+    if merged is not None:
+        vma = merged
+    else:
+        if start != vma.start and (err := mmap.split_vma(k, mm, vma, start, new_below=True)):
+            return err, vma
+        if end != vma.end and (err := mmap.split_vma(k, mm, vma, end, new_below=False)):
+            return err, vma
+    vma.flags = flags
+    return 0, vma
+
+
+def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    """Anonymous and tmpfs memory has nothing to read back, but is drained; a disk file is read in."""
+    if vma.file is None or vma.file.shmem:
+        swap.lru_add_drain(k)
+        return 0
+    filemap.page_cache_ra_unbounded(k, vma.file, vma.index(start), end - start, 0)
+    return 0
+
+
+def madvise_dontneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
+        return EINVAL
+    memory.zap_page_range_single(k, vma, start, end)
+    return 0
+
+
+def madvise_dontneed_locked(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    """5.18: a locked vma is zapped too, and stays locked."""
+    if vma.flags & (VM_HUGETLB | VM_PFNMAP):
+        return EINVAL
+    memory.zap_page_range_single(k, vma, start, end)
+    return 0
+
+
+def madvise_free(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    """Clean the ptes of pages that nobody shares and queue the pages as lazily freeable."""
+    if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP) or vma.file is not None:
+        return EINVAL
+    swap.lru_add_drain(k)
+    for _, pte in list(vma.mm.present(start, end)):
+        page = pte.page
+        if page.zero or (page.dirty and page.mapcount != 1):
+            continue
+        page.dirty = page.dirty and page.mapcount != 1
+        pte.young = pte.dirty = False
+        swap.mark_page_lazyfree(k, page)
+    return 0
+
+
+def _cold_or_pageout(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -> int:
+    """Pages mapped once: aged, then deactivated, or isolated and reclaimed."""
+    if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
+        return EINVAL
+    swap.lru_add_drain(k)
+    isolated: list[Page] = []
+    for _, pte in list(vma.mm.present(start, end)):
+        page = pte.page
+        if page.zero or not page.lru or page.mapcount != 1:
+            continue
+        pte.young = page.referenced = False
+        if not pageout:
+            swap.deactivate_page(k, page)
+        elif swap.isolate_lru_page(k, page):
+            if page.unevictable:
+                swap.putback_lru_page(k, page)
+            else:
+                isolated.append(page)
+    vmscan.reclaim_pages(k, isolated)
+    return 0
+
+
+def madvise_cold(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    return _cold_or_pageout(k, vma, start, end, False)
+
+
+def madvise_pageout(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    return _cold_or_pageout(k, vma, start, end, True)
+
+
+def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    """Punch a hole into the file behind a shared writable mapping."""
+    if vma.flags & VM_LOCKED or vma.file is None:
+        return EINVAL
+    needed = VM_SHARED | (VM_MAYWRITE if k.traits.remove_maywrite else VM_WRITE)
+    if vma.flags & needed != needed:
+        return EACCES
+    truncate.punch_hole(k, vma.file, vma.index(start), vma.index(end) - 1)
+    return 0
+
+
+_ACTIONS = {WILLNEED: madvise_willneed, DONTNEED: madvise_dontneed, DONTNEED_LOCKED: madvise_dontneed_locked,
+            FREE: madvise_free, COLD: madvise_cold, PAGEOUT: madvise_pageout, REMOVE: madvise_remove}

@@ -1,0 +1,232 @@
+"""mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
+from __future__ import annotations
+
+from . import filemap, mlock, rmap, shmem, swap
+from .state import (
+    PTRS_PER_PTE,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_SEQ_READ,
+    VM_SPECIAL,
+    VM_WRITE,
+    File,
+    Kernel,
+    Mm,
+    Page,
+    Pte,
+    Vma,
+)
+from .traits import CowReuse
+
+SIGBUS, SIGSEGV = 7, 11
+
+
+# ---------------------------------------------------------------- faults
+def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
+    """One fault at a permitted address. -> 0 or SIGBUS"""
+    pte = vma.mm.ptes.get(addr)
+    if pte is None:
+        if vma.file is None:
+            do_anonymous_page(k, vma, addr, write)
+            return 0
+        return do_fault(k, vma, addr, write)
+    if write and not pte.write:
+        do_wp_page(k, vma, addr, pte)
+    else:
+        pte.young = True
+        pte.dirty |= write
+    return 0
+
+
+def _new_anon_page(k: Kernel, vma: Vma, addr: int) -> Page:
+    """A fresh page, mapped: rmap first, then the LRU, unevictable if the vma is locked."""
+    page = k.alloc_page()
+    rmap.page_add_new_anon_rmap(k, page, vma, addr)
+    locked = vma.flags & (VM_LOCKED | VM_SPECIAL) == VM_LOCKED
+    swap.lru_cache_add_inactive_or_unevictable(k, page, locked)
+    vma.mm.ptes[addr] = Pte(page, write=bool(vma.flags & VM_WRITE), young=True, dirty=True)
+    return page
+
+
+def do_anonymous_page(k: Kernel, vma: Vma, addr: int, write: bool) -> None:
+    """A read maps the shared zero page, a write a new one."""
+    if write:
+        _new_anon_page(k, vma, addr)
+    else:
+        vma.mm.ptes[addr] = Pte(k.zero_page, young=True)
+
+
+def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
+    """Read, private write (copy at once), or shared write of a file's page."""
+    if not write and filemap.filemap_map_pages(k, vma, addr):
+        return 0
+    page, retry = _vma_fault(k, vma, vma.index(addr))
+    if page is None:
+        return SIGBUS
+    if retry:
+        return do_fault(k, vma, addr, write)
+    if write and vma.private:
+        _new_anon_page(k, vma, addr)
+        return 0
+    swap.get_page(page)
+    vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write)
+    rmap.page_add_file_rmap(k, page, vma)
+    if write:
+        page.dirty = True
+    return 0
+
+
+def _vma_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
+    assert vma.file is not None
+    if vma.file.shmem:
+        return shmem.shmem_getpage(k, vma.file, index), False
+    return filemap.filemap_fault(k, vma, index)
+
+
+# ---------------------------------------------------------------- copy-on-write
+def do_wp_page(k: Kernel, vma: Vma, addr: int, pte: Pte) -> None:
+    """A write through a read-only pte: shared mappings are made writable, others reused or copied."""
+    page = pte.page
+    if not vma.private:
+        pte.write = pte.young = pte.dirty = True
+        page.dirty = True
+    elif page.anon and _can_reuse(k, page):
+        page.exclusive = True
+        pte.write = pte.young = pte.dirty = True
+    else:
+        wp_page_copy(k, vma, addr, page)
+
+
+def _can_reuse(k: Kernel, page: Page) -> bool:
+    how = k.traits.cow_reuse
+    if how is CowReuse.REFCOUNT:
+        return page.refcount == 1
+    if how is CowReuse.EXCLUSIVE and page.exclusive:
+        return True
+    if page.refcount > 3:
+        return False
+    if not page.lru:
+        swap.lru_add_drain(k)
+    return page.refcount == 1
+
+
+def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page) -> None:
+    """The new page goes in before the old one's mapping goes. To 03 the old page of a locked vma is then munlocked
+    explicitly; its mapcount no longer includes us."""
+    swap.get_page(old)
+    _new_anon_page(k, vma, addr)
+    if not old.zero:
+        rmap.page_remove_rmap(k, old, vma)
+        swap.put_page(k, old)
+        if not k.traits.p04_rmap_mlocks and vma.flags & VM_LOCKED:
+            mlock.munlock_vma_page_locked(k, old)
+        swap.put_page(k, old)
+
+
+# ---------------------------------------------------------------- fork
+def copy_page_range(k: Kernel, dst: Vma, src: Vma) -> None:
+    """File mappings without an anon_vma are left to be faulted in. No mlock action; copied ptes are old."""
+    if not src.flags & (VM_HUGETLB | VM_PFNMAP | VM_MIXEDMAP) and src.anon_vma is None:
+        return
+    for addr, pte in list(src.mm.present(src.start, src.end)):
+        if not pte.page.zero:
+            swap.get_page(pte.page)
+            pte.page.mapcount += 1
+            pte.page.exclusive = False
+        if src.private:
+            pte.write = False
+        dst.mm.ptes[addr] = Pte(pte.page, write=pte.write, dirty=pte.dirty and src.private)
+
+
+# ---------------------------------------------------------------- zap
+class MmuGather:
+    """struct mmu_gather: pages whose ptes are gone and whose references wait for the TLB flush."""
+
+    def __init__(self) -> None:
+        self.pages: list[Page] = []
+        self.delayed: list[Page] = []
+
+    def flush_rmaps(self, k: Kernel, vma: Vma) -> None:
+        """`tlb_flush_rmaps`: the mappings of dirty file pages go now."""
+        for page in self.delayed:
+            rmap.page_remove_rmap(k, page, vma)
+        self.delayed = []
+
+    def flush(self, k: Kernel) -> None:
+        """`tlb_flush_mmu`: to 6.12 a local drain precedes the freeing."""
+        pages, self.pages = self.pages, []
+        if pages:
+            if k.traits.flush_drains:
+                swap.lru_add_drain(k)
+            swap.release_pages(k, pages)
+
+
+def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
+    """Zap one vma's ptes, page table by page table; where dirty file pages were met the gather is flushed."""
+    start, end = max(start, vma.start), min(end, vma.end)
+    for table in range(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE + 1 if end > start else 0):
+        low, high = max(start, table * PTRS_PER_PTE), min(end, (table + 1) * PTRS_PER_PTE)
+        if zap_pte_range(k, tlb, vma, low, high, even_cows):
+            tlb.flush_rmaps(k, vma)
+            tlb.flush(k)
+
+
+def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, even_cows: bool) -> bool:
+    """Ptes of one page table: file pages take over dirty and young, then the mapping goes. -> flush wanted"""
+    force_flush = False
+    for addr, pte in list(vma.mm.present(start, end)):
+        page = pte.page
+        if page.zero:
+            del vma.mm.ptes[addr]
+            continue
+        if page.anon and not even_cows:
+            continue
+        del vma.mm.ptes[addr]
+        delay = False
+        if not page.anon:
+            if pte.dirty:
+                page.dirty = force_flush = True
+                delay = k.traits.delayed_rmap
+            if pte.young and not vma.flags & (VM_SEQ_READ | (VM_RAND_READ if k.traits.random_is_old else 0)):
+                swap.mark_page_accessed(k, page)
+        if delay:
+            tlb.delayed.append(page)
+        else:
+            rmap.page_remove_rmap(k, page, vma)
+        tlb.pages.append(page)
+    return force_flush
+
+
+def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
+    if k.traits.unmap_drains:
+        swap.lru_add_drain(k)
+    tlb = MmuGather()
+    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows)
+    tlb.flush(k)
+
+
+def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_cows: bool) -> None:
+    """Zap file pages first..last from every vma that maps them, in tree order; private copies too if `even_cows`."""
+    for vma in file.i_mmap.overlapping(first, last):
+        low = vma.address(max(first, vma.pgoff))
+        high = vma.address(min(last + 1, vma.pgoff + vma.pages))
+        zap_page_range_single(k, vma, low, high, even_cows=even_cows)
+
+
+# ---------------------------------------------------------------- the user's own access
+def user_access(k: Kernel, mm: Mm, addr: int, write: bool) -> int:
+    """One load or store; the hardware sets young and dirty where the pte permits. -> 0 or the signal"""
+    vma = mm.lookup(addr)
+    if vma is None or (not vma.flags & VM_WRITE if write else not vma.accessible):
+        return SIGSEGV
+    pte = mm.ptes.get(addr)
+    if pte is not None and (pte.write or not write):
+        pte.young = True
+        pte.dirty |= write
+        return 0
+    return handle_mm_fault(k, vma, addr, write)
+
+

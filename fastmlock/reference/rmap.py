@@ -1,0 +1,193 @@
+"""mm/rmap.c: adding and removing mappings, and the walks over everybody who maps a page (KERNEL.md 1.5, 2.7, 3)."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import mlock, swap
+from .state import VM_LOCKED, AnonVma, Kernel, Page, Pte, Vma
+
+
+# ---------------------------------------------------------------- anon_vmas
+def anon_vma_prepare(vma: Vma) -> AnonVma:
+    """The vma's anon_vma: its own, a mergeable neighbour's, or a new one."""
+    if vma.anon_vma is None:
+        vma.anon_vma = _reusable_anon_vma(vma) or AnonVma()
+        vma.chain.append(vma.anon_vma)
+        vma.anon_vma.tree.insert(vma)
+    return vma.anon_vma
+
+
+def _reusable_anon_vma(vma: Vma) -> AnonVma | None:
+    """`find_mergeable_anon_vma`: of an adjacent vma that differs in access and lock bits at most."""
+    for near, low, high in ((vma.mm.next(vma), vma, None), (vma.mm.prev(vma), None, vma)):
+        if near is None or near.anon_vma is None or len(near.chain) != 1:
+            continue
+        a, b = (low, near) if low is not None else (near, high)
+        assert a is not None and b is not None
+        if a.end == b.start and a.file is b.file and not (a.flags ^ b.flags) & ~0x7 and b.pgoff == a.pgoff + a.pages:
+            return near.anon_vma
+    return None
+
+
+def anon_vma_clone(dst: Vma, src: Vma) -> None:
+    for anon_vma in src.chain:
+        dst.chain.append(anon_vma)
+        anon_vma.tree.insert(dst)
+
+
+def anon_vma_fork(child: Vma, parent: Vma) -> None:
+    """The child's vma is linked to all of its parent's anon_vmas and gets one of its own for new pages."""
+    child.anon_vma = None
+    if parent.anon_vma is None:
+        return
+    anon_vma_clone(child, parent)
+    anon_vma_prepare_own(child)
+
+
+def anon_vma_prepare_own(vma: Vma) -> None:
+    vma.anon_vma = AnonVma()
+    vma.chain.append(vma.anon_vma)
+    vma.anon_vma.tree.insert(vma)
+
+
+def unlink_anon_vmas(vma: Vma) -> None:
+    for anon_vma in vma.chain:
+        anon_vma.tree.remove(vma)
+    vma.chain, vma.anon_vma = [], None
+
+
+# ---------------------------------------------------------------- mappings
+def page_add_file_rmap(k: Kernel, page: Page, vma: Vma) -> None:
+    page.mapcount += 1
+    if k.traits.p04_rmap_mlocks:
+        mlock.mlock_vma_page(k, page, vma)
+
+
+def page_add_anon_rmap(k: Kernel, page: Page, vma: Vma) -> None:
+    """An old anonymous page mapped again (a migration entry's restoration)."""
+    page.mapcount += 1
+    if k.traits.p04_rmap_mlocks:
+        mlock.mlock_vma_page(k, page, vma)
+
+
+def page_add_new_anon_rmap(k: Kernel, page: Page, vma: Vma, addr: int) -> None:
+    """No mlock here: the caller goes on to lru_cache_add_inactive_or_unevictable()."""
+    page.anon_vma = anon_vma_prepare(vma)
+    page.index = vma.index(addr)
+    page.swapbacked = page.exclusive = True
+    page.mapcount = 1
+
+
+def page_remove_rmap(k: Kernel, page: Page, vma: Vma) -> None:
+    """A mapping goes away. To 04: the last one clears PG_mlocked. From 04: a locked vma munlocks."""
+    page.mapcount -= 1
+    assert page.mapcount >= 0
+    if page.mapcount == 0 and not k.traits.p05_final_clearance:
+        mlock.clear_page_mlock(k, page)
+    if k.traits.p04_rmap_mlocks:
+        mlock.munlock_vma_page(k, page, vma)
+
+
+# ---------------------------------------------------------------- walks
+def rmap_walk(page: Page) -> Iterator[tuple[Vma, int]]:
+    """Every vma whose interval contains the page, in tree order, with the page's address there."""
+    if page.anon_vma is not None:
+        tree = page.anon_vma.tree
+    elif page.mapping is not None:
+        tree = page.mapping.i_mmap
+    else:
+        return
+    for vma in tree.overlapping(page.index, page.index):
+        yield vma, vma.address(page.index)
+
+
+def page_vma_mapped_walk(page: Page, vma: Vma, addr: int) -> Pte | None:
+    """The pte of this vma at this address if it maps this page."""
+    pte = vma.mm.ptes.get(addr)
+    return pte if pte is not None and pte.page is page and not pte.migration else None
+
+
+def page_mlock(k: Kernel, page: Page) -> None:
+    """The base's walk after a munlock: the first locked vma that maps the page marks it again (2.7)."""
+    for vma, addr in rmap_walk(page):
+        if vma.flags & VM_LOCKED and page_vma_mapped_walk(page, vma, addr):
+            mlock.mlock_vma_page_locked(k, page)
+            return
+        if page.mapcount == 0:
+            return
+
+
+def page_referenced(k: Kernel, page: Page) -> tuple[int, bool]:
+    """Young ptes, cleared on the way; stops at the first locked vma. -> (references, met a locked vma)"""
+    referenced = 0
+    for vma, addr in rmap_walk(page):
+        pte = page_vma_mapped_walk(page, vma, addr)
+        if pte is None:
+            continue
+        if vma.flags & VM_LOCKED:
+            if k.traits.p13_referenced_restores:
+                mlock.mlock_vma_page(k, page, vma)
+            return referenced, True
+        if pte.young:
+            pte.young = False
+            referenced += 1
+    return referenced, False
+
+
+def try_to_unmap(k: Kernel, page: Page) -> bool:
+    """Unmap everywhere up to the first locked vma, which marks the page. -> unmapped everywhere"""
+    for vma, addr in rmap_walk(page):
+        pte = page_vma_mapped_walk(page, vma, addr)
+        if pte is None:
+            continue
+        if vma.flags & VM_LOCKED:
+            if k.traits.p04_rmap_mlocks:
+                mlock.mlock_vma_page(k, page, vma)
+            else:
+                mlock.mlock_vma_page_locked(k, page)
+            return False
+        if page.anon and page.swapbacked:
+            return False                     # would need swap
+        del vma.mm.ptes[addr]
+        if pte.dirty:
+            if page.anon:                    # lazily freed, then written again
+                vma.mm.ptes[addr] = pte
+                page.swapbacked = True
+                return False
+            page.dirty = True
+        page_remove_rmap(k, page, vma)
+        swap.put_page(k, page)
+    return page.mapcount == 0
+
+
+def try_to_migrate(k: Kernel, page: Page) -> list[tuple[Vma, int, Pte]]:
+    """Turn every pte of the page into a migration entry, locked or not. -> the entries, in tree order"""
+    entries: list[tuple[Vma, int, Pte]] = []
+    for vma, addr in rmap_walk(page):
+        pte = page_vma_mapped_walk(page, vma, addr)
+        if pte is None:
+            continue
+        if pte.dirty:
+            page.dirty = page.dirty or not page.anon
+        pte.migration = True
+        entries.append((vma, addr, pte))
+        page_remove_rmap(k, page, vma)
+        if k.traits.p11_migration_drains and vma.flags & VM_LOCKED:
+            mlock.mlock_page_drain(k)
+        swap.put_page(k, page)
+    return entries
+
+
+def remove_migration_ptes(k: Kernel, entries: list[tuple[Vma, int, Pte]], new: Page) -> None:
+    """Map `new` wherever a migration entry waits; a locked vma marks it."""
+    for vma, _, pte in entries:
+        swap.get_page(new)
+        pte.page, pte.migration = new, False
+        if new.anon:
+            page_add_anon_rmap(k, new, vma)
+        else:
+            page_add_file_rmap(k, new, vma)
+        if not k.traits.p04_rmap_mlocks and vma.flags & VM_LOCKED:
+            mlock.mlock_vma_page_locked(k, new)
+        if k.traits.p11_migration_drains and vma.flags & VM_LOCKED:
+            mlock.mlock_page_drain(k)

@@ -1,0 +1,289 @@
+"""The machine's state: pages, ptes, vmas, address spaces, per-cpu batches, counters (KERNEL.md 1).
+
+Addresses are page numbers everywhere below `system.py`. A page's reference count is real: every pte, the page
+cache, every batch entry and every caller that holds the page adds one, and a page is gone when it reaches 0.
+"""
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .traits import Traits
+
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
+VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 0x10, 0x20, 0x40, 0x80
+VM_PFNMAP, VM_LOCKED, VM_IO = 0x400, 0x2000, 0x4000
+VM_SEQ_READ, VM_RAND_READ, VM_DONTCOPY, VM_DONTEXPAND = 0x8000, 0x10000, 0x20000, 0x40000
+VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE, VM_HUGETLB = 0x80000, 0x100000, 0x200000, 0x400000
+VM_WIPEONFORK, VM_MIXEDMAP = 0x2000000, 0x10000000
+VM_HUGEPAGE, VM_NOHUGEPAGE, VM_MERGEABLE = 0x20000000, 0x40000000, 0x80000000
+VM_ACCESS = VM_READ | VM_WRITE | VM_EXEC
+VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+VM_LOCKED_MASK = VM_LOCKED | VM_LOCKONFAULT
+
+PTRS_PER_PTE = 512
+LIST_LINKAGE = -1      # what lru_word holds when it is list pointers or belongs to an isolator: no count
+
+EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+
+
+@dataclass(eq=False, slots=True)
+class Page:
+    """struct page. `lru_word` is the second word of the LRU linkage, which patch 06 overlays with mlock_count."""
+
+    pfn: int
+    refcount: int = 1
+    mapcount: int = 0
+    mapping: File | None = None          # page cache pages
+    anon_vma: AnonVma | None = None      # anonymous pages
+    index: int = 0
+    lru_word: int = LIST_LINKAGE
+    on_list: str | None = None             # the list it is accounted on
+    lru: bool = False
+    unevictable: bool = False
+    mlocked: bool = False
+    active: bool = False
+    referenced: bool = False
+    dirty: bool = False
+    swapbacked: bool = False
+    readahead: bool = False
+    exclusive: bool = False                # PG_anon_exclusive (5.19)
+    zero: bool = False                     # the shared zero page
+
+    @property
+    def anon(self) -> bool:
+        return self.anon_vma is not None
+
+
+@dataclass(eq=False, slots=True)
+class Pte:
+    """A present page-table entry, or a migration entry while a page moves."""
+
+    page: Page
+    write: bool = False
+    young: bool = False
+    dirty: bool = False
+    migration: bool = False
+
+
+@dataclass(eq=False)
+class IntervalTree:
+    """Vmas ordered by vm_pgoff; an equal start goes behind all its equals (KERNEL.md 1.5)."""
+
+    vmas: list[Vma] = field(default_factory=list)
+
+    def insert(self, vma: Vma) -> None:
+        self.vmas.insert(bisect_right([v.pgoff for v in self.vmas], vma.pgoff), vma)
+
+    def insert_after(self, vma: Vma, prev: Vma) -> None:
+        self.vmas.insert(self.vmas.index(prev) + 1, vma)
+
+    def remove(self, vma: Vma) -> None:
+        self.vmas.remove(vma)
+
+    def overlapping(self, first: int, last: int) -> list[Vma]:
+        return [v for v in self.vmas if v.pgoff <= last and v.pgoff + v.pages > first]
+
+
+@dataclass(eq=False)
+class AnonVma:
+    """An anon_vma with its interval tree."""
+
+    tree: IntervalTree = field(default_factory=IntervalTree)
+
+
+@dataclass(eq=False)
+class File:
+    """An inode with its address_space."""
+
+    number: int
+    fs: str                                # "tmpfs", "ext4" or "shmem" (anonymous shared memory)
+    size: int                              # i_size, in pages
+    pages: dict[int, Page] = field(default_factory=dict)
+    shadows: set[int] = field(default_factory=set)      # indices whose page reclaim evicted
+    i_mmap: IntervalTree = field(default_factory=IntervalTree)
+    prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
+
+    @property
+    def shmem(self) -> bool:
+        return self.fs in ("tmpfs", "shmem")
+
+
+@dataclass(eq=False)
+class Vma:
+    """vm_area_struct, [start, end) in pages."""
+
+    mm: Mm
+    start: int
+    end: int
+    flags: int
+    pgoff: int
+    file: File | None = None
+    anon_vma: AnonVma | None = None
+    chain: list[AnonVma] = field(default_factory=list)   # every anon_vma it is linked to
+    name: str | None = None                              # of the hidden part of a process
+
+    @property
+    def pages(self) -> int:
+        return self.end - self.start
+
+    def index(self, addr: int) -> int:
+        """linear_page_index()."""
+        return addr - self.start + self.pgoff
+
+    def address(self, index: int) -> int:
+        return index - self.pgoff + self.start
+
+    @property
+    def private(self) -> bool:
+        return not self.flags & VM_SHARED
+
+    @property
+    def accessible(self) -> bool:
+        return bool(self.flags & VM_ACCESS)
+
+    @property
+    def pte_write_default(self) -> bool:
+        """Whether vm_page_prot has the write bit: shared, writable, and nobody wants to hear of writes."""
+        return (self.flags & (VM_WRITE | VM_SHARED)) == VM_WRITE | VM_SHARED and (
+            self.file is None or self.file.shmem)
+
+
+@dataclass(eq=False)
+class Mm:
+    """mm_struct with its page table, which is one dictionary."""
+
+    vmas: list[Vma] = field(default_factory=list)
+    ptes: dict[int, Pte] = field(default_factory=dict)
+    locked_vm: int = 0
+    def_flags: int = 0
+
+    @property
+    def total_vm(self) -> int:
+        return sum(v.pages for v in self.vmas)
+
+    def find_vma(self, addr: int) -> Vma | None:
+        """The first vma that ends above addr."""
+        for v in self.vmas:
+            if v.end > addr:
+                return v
+        return None
+
+    def lookup(self, addr: int) -> Vma | None:
+        v = self.find_vma(addr)
+        return v if v is not None and v.start <= addr else None
+
+    def prev(self, vma: Vma) -> Vma | None:
+        i = self.vmas.index(vma)
+        return self.vmas[i - 1] if i else None
+
+    def next(self, vma: Vma) -> Vma | None:
+        i = self.vmas.index(vma) + 1
+        return self.vmas[i] if i < len(self.vmas) else None
+
+    def link(self, vma: Vma) -> None:
+        self.vmas.insert(bisect_right([v.start for v in self.vmas], vma.start), vma)
+
+    def present(self, start: int, end: int) -> Iterator[tuple[int, Pte]]:
+        """Entries of [start, end) in address order."""
+        if end - start <= len(self.ptes):
+            keys = [a for a in range(start, end) if a in self.ptes]
+        else:
+            keys = sorted(a for a in self.ptes if start <= a < end)
+        for a in keys:
+            if a in self.ptes:
+                yield a, self.ptes[a]
+
+
+@dataclass(eq=False)
+class Task:
+    """A process as far as memory locking cares: its mm, its cpu, its rights."""
+
+    pid: int
+    mm: Mm
+    cpu: int
+    rlimit: int                            # RLIMIT_MEMLOCK, soft and hard
+    uid: int = 0
+    alive: bool = True
+
+    @property
+    def cap_ipc_lock(self) -> bool:
+        return self.uid == 0
+
+
+@dataclass(eq=False)
+class Batches:
+    """The per-cpu batches (KERNEL.md 1.4), in the order of a drain."""
+
+    lru_add: list[Page] = field(default_factory=list)
+    lru_deactivate_file: list[Page] = field(default_factory=list)
+    lru_deactivate: list[Page] = field(default_factory=list)
+    lru_lazyfree: list[Page] = field(default_factory=list)
+    activate: list[Page] = field(default_factory=list)
+    mlock: list[tuple[str, Page]] = field(default_factory=list)     # ("mlock" | "new" | "munlock", page)
+
+
+@dataclass(eq=False)
+class Kernel:
+    """One simulated machine. `cpu` is where the running task is; whoever enters the kernel sets it."""
+
+    traits: Traits
+    cpus: list[Batches]
+    cpu: int = 0
+    pages: dict[int, Page] = field(default_factory=dict)
+    next_pfn: int = 0x1000
+    nr_mlock: int = 0
+    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
+    lists: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LISTS, 0))
+    max_map_count: int = 65530
+    free_frames: list[list[int]] = field(default_factory=list)      # per cpu, the next to be used last
+    zero_page: Page = field(default_factory=lambda: Page(pfn=0x10, zero=True))
+
+    def __post_init__(self) -> None:
+        self.free_frames = [[] for _ in self.cpus]
+
+    @property
+    def batches(self) -> Batches:
+        return self.cpus[self.cpu]
+
+    def count(self, event: str, n: int = 1) -> None:
+        """count_vm_events(UNEVICTABLE_PG...)."""
+        self.events[event] += n
+
+    def alloc_page(self) -> Page:
+        """The frame that this cpu freed last, if any is left (the allocator's per-cpu lists), else a new one."""
+        frames = self.free_frames[self.cpu]
+        if not frames:
+            frames.append(self.next_pfn)
+            self.next_pfn += 1
+        page = Page(pfn=frames.pop())
+        self.pages[page.pfn] = page
+        return page
+
+    def free_page(self, page: Page) -> None:
+        del self.pages[page.pfn]
+        self.free_frames[self.cpu].append(page.pfn)
+
+
+def page_lru(page: Page) -> str:
+    """Which list the flags say a page belongs to."""
+    if page.unevictable:
+        return "unevictable"
+    return ("active_" if page.active else "inactive_") + ("anon" if page.swapbacked else "file")
+
+
+def add_page_to_lru_list(k: Kernel, page: Page) -> None:
+    """Account the page on its list. Off the unevictable list the linkage overwrites any mlock_count, and so it
+    does on that list too while it is still threaded (before patch 06)."""
+    page.on_list = page_lru(page)
+    k.lists[page.on_list] += 1
+    if not (k.traits.p06_mlock_count and page.unevictable):
+        page.lru_word = LIST_LINKAGE
+
+
+def del_page_from_lru_list(k: Kernel, page: Page) -> None:
+    assert page.on_list is not None
+    k.lists[page.on_list] -= 1
+    page.on_list = None

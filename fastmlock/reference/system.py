@@ -1,0 +1,440 @@
+"""The system calls: argument checks, permissions, error numbers (KERNEL.md 2.1 to 2.3), and what can be seen from
+outside. Byte addresses become page numbers here."""
+from __future__ import annotations
+
+from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
+
+from ..scenario import system as abi
+from ..scenario.system import NotSupported
+from . import filemap, gup, image, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, truncate, vmscan
+from .state import VM_LOCKED, VM_LOCKED_MASK, VM_LOCKONFAULT, VM_NORESERVE, Batches, File, Kernel, Mm, Page, Task, Vma
+from .traits import traits_of
+
+PAGE_SHIFT, PAGE_SIZE = 12, 4096
+WORD = (1 << 64) - 1
+TASK_SIZE = (1 << 47) - PAGE_SIZE
+OK = (0, 0)
+MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
+_HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
+
+
+def _pages_up(length: int) -> int:
+    """PAGE_ALIGN() in 64 bits, in pages: it may wrap to 0."""
+    return (length + PAGE_SIZE - 1 & WORD) >> PAGE_SHIFT
+
+
+def _answer(err: int) -> tuple[int, int]:
+    return (-1, err) if err else OK
+
+
+class ReferenceSystem:
+    """One machine, one kernel; the protocol of `fastmlock.scenario.system.SystemUnderTest`."""
+
+    def __init__(self, kernel: str = "5.17-rc2", cpus: int = 2, worker_cpu: int = 0, controller_cpu: int = 1) -> None:
+        self.kernel = kernel
+        self.traits = traits_of(kernel)
+        self.cpus, self.worker_cpu, self.controller_cpu = cpus, worker_cpu, controller_cpu
+        self.k = Kernel(self.traits, [Batches() for _ in range(cpus)])
+        self.smaps_shows_lf = self.traits.smaps_shows_lockonfault
+        self._tasks: dict[int, Task] = {}
+        self._files: list[File] = []
+        self._controller = Mm()
+        self._next_observer = 0x200000000
+        self._buffer_present = False
+        self.k.cpu = controller_cpu
+        self._image = image.Program(self.k, self._controller)
+
+    # ------------------------------------------------------------ entering the kernel
+    def _enter(self, pid: int) -> Task:
+        task = self._tasks[pid]
+        self.k.cpu = task.cpu
+        image.user_mode(self.k, task.mm)
+        return task
+
+    def _control(self) -> Kernel:
+        self.k.cpu = self.controller_cpu
+        return self.k
+
+    # ------------------------------------------------------------ processes
+    def spawn(self, *, cpu: int = 0) -> int:
+        pid = len(self._tasks) + 1
+        self.k.cpu = cpu
+        mm = self._image.new_process()
+        self._tasks[pid] = Task(pid, mm, cpu, self.traits.memlock_default)
+        return pid
+
+    def fork(self, pid: int) -> int:
+        parent = self._enter(pid)
+        child = len(self._tasks) + 1
+        mm = mmap.dup_mmap(self.k, parent.mm)
+        self._tasks[child] = Task(child, mm, parent.cpu, parent.rlimit, parent.uid)
+        image.after_fork(self.k, parent.mm, mm)
+        return child
+
+    def exit(self, pid: int) -> None:
+        task = self._enter(pid)
+        task.alive = False
+        mmap.exit_mmap(self.k, task.mm)
+
+    def set_cpu(self, pid: int, cpu: int) -> None:
+        self._tasks[pid].cpu = cpu
+
+    def set_rlimit_memlock(self, pid: int, limit_bytes: int) -> tuple[int, int]:
+        """Soft and hard limit alike; only root may raise the hard one."""
+        task = self._enter(pid)
+        if limit_bytes > task.rlimit and task.uid:
+            return -1, EPERM
+        task.rlimit = limit_bytes
+        return OK
+
+    def setuid(self, pid: int, uid: int) -> tuple[int, int]:
+        """All user and group ids; leaving root loses every capability."""
+        task = self._enter(pid)
+        if task.uid and uid != task.uid:
+            return -1, EPERM
+        task.uid = uid
+        return OK
+
+    # ------------------------------------------------------------ mmap and friends
+    def mmap(self, pid: int, addr: int, length: int, prot: int, flags: int, file: int | None,
+             offset: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        fixed = bool(flags & (abi.MAP_FIXED | abi.MAP_FIXED_NOREPLACE))
+        pages = _pages_up(length)
+        if not length:
+            return -1, EINVAL
+        if not pages or pages << PAGE_SHIFT > TASK_SIZE:
+            return -1, ENOMEM
+        if not fixed:
+            raise NotSupported("mmap at an address of the kernel's choice")
+        if addr % PAGE_SIZE or offset % PAGE_SIZE:
+            return -1, EINVAL
+        if addr > TASK_SIZE - (pages << PAGE_SHIFT):
+            return -1, ENOMEM
+        start, shared = addr >> PAGE_SHIFT, bool(flags & abi.MAP_SHARED)
+        backing, pgoff = (None, start) if file is None else (self._files[file], offset >> PAGE_SHIFT)
+        if backing is None and shared:
+            backing, pgoff = File(-1, "shmem", pages), 0
+        vm_flags = mmap.calc_vm_flags(prot, shared) | (VM_NORESERVE if flags & abi.MAP_NORESERVE else 0)
+        err = mmap.do_mmap(self.k, task, start, pages, vm_flags, backing, pgoff,
+                           fixed=bool(flags & abi.MAP_FIXED), noreplace=bool(flags & abi.MAP_FIXED_NOREPLACE),
+                           map_locked=bool(flags & abi.MAP_LOCKED), populate=bool(flags & abi.MAP_POPULATE))
+        return (-1, err) if err else (addr, 0)
+
+    def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        if addr % PAGE_SIZE or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
+            return -1, EINVAL
+        start = addr >> PAGE_SHIFT
+        return _answer(mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length)))
+
+    def mremap(self, pid: int, addr: int, old_len: int, new_len: int, flags: int,
+               new_addr: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        if addr % PAGE_SIZE or (flags & abi.MREMAP_FIXED and new_addr % PAGE_SIZE):
+            return -1, EINVAL
+        ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, _pages_up(old_len), _pages_up(new_len), flags,
+                                    new_addr >> PAGE_SHIFT)
+        if err:
+            return -1, err
+        return (EFAULT if ret == EFAULT else ret << PAGE_SHIFT), 0
+
+    def mprotect(self, pid: int, addr: int, length: int, prot: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        if addr % PAGE_SIZE:
+            return -1, EINVAL
+        if not length:
+            return OK
+        start, pages = addr >> PAGE_SHIFT, _pages_up(length)
+        if not pages or start + pages > 1 << 52:
+            return -1, ENOMEM
+        return _answer(mmap.do_mprotect(self.k, task.mm, start, start + pages, prot))
+
+    def madvise(self, pid: int, addr: int, length: int, advice: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        if not madvise.madvise_behavior_valid(self.k, advice) or addr % PAGE_SIZE:
+            return -1, EINVAL
+        if advice == madvise.COLLAPSE:
+            raise NotSupported("MADV_COLLAPSE")
+        start, pages = addr >> PAGE_SHIFT, _pages_up(length)
+        if (length and not pages) or start + pages >= 1 << 52:
+            return -1, EINVAL
+        if not pages:
+            return OK
+        return _answer(madvise.do_madvise(self.k, task.mm, start, start + pages, advice))
+
+    def msync(self, pid: int, addr: int, length: int, flags: int) -> tuple[int, int]:
+        """No drain. MS_SYNC of a shared disk file writes its pages; MS_INVALIDATE refuses locked vmas."""
+        task = self._enter(pid)
+        if flags & ~7 or addr % PAGE_SIZE or (flags & MS_ASYNC and flags & MS_SYNC):
+            return -1, EINVAL
+        start = addr >> PAGE_SHIFT
+        end = start + _pages_up(length)
+        covered = start
+        for vma in [v for v in task.mm.vmas if v.start < end and v.end > start]:
+            if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
+                return -1, EBUSY
+            if flags & MS_SYNC and vma.file is not None and not vma.private and not vma.file.shmem:
+                raise NotSupported("msync(MS_SYNC) of a disk file")
+            covered = vma.end if vma.start <= covered else covered
+        return OK if covered >= end else (-1, ENOMEM)
+
+    # ------------------------------------------------------------ mlock and friends
+    def mlock(self, pid: int, addr: int, length: int) -> tuple[int, int]:
+        return self._do_mlock(pid, addr, length, VM_LOCKED)
+
+    def mlock2(self, pid: int, addr: int, length: int, flags: int) -> tuple[int, int]:
+        if flags & ~abi.MLOCK_ONFAULT:
+            self._enter(pid)
+            return -1, EINVAL
+        return self._do_mlock(pid, addr, length, VM_LOCKED | (VM_LOCKONFAULT if flags else 0))
+
+    @staticmethod
+    def _range(addr: int, length: int) -> tuple[int, int]:
+        """Start rounded down; the length plus what was cut off rounded up, which may wrap to 0."""
+        return addr >> PAGE_SHIFT, _pages_up(length + addr % PAGE_SIZE & WORD)
+
+    def _do_mlock(self, pid: int, addr: int, length: int, flags: int) -> tuple[int, int]:
+        """`do_mlock` (2.1): permission, limit, flags, then populate; a failed populate leaves the lock."""
+        task = self._enter(pid)
+        mm = task.mm
+        if not mmap.can_do_mlock(task):
+            return -1, EPERM
+        start, pages = self._range(addr, length)
+        limit = task.rlimit >> PAGE_SHIFT
+        want = pages + mm.locked_vm
+        if want > limit and not task.cap_ipc_lock:
+            want -= mlock.count_mm_mlocked_page_nr(mm, start, start + pages)
+        if want > limit and not task.cap_ipc_lock:
+            return -1, ENOMEM
+        if start + pages > 1 << 52:
+            return -1, EINVAL
+        if err := mlock.apply_vma_lock_flags(self.k, mm, start, start + pages, flags):
+            return -1, err
+        err = gup.mm_populate(self.k, mm, start, start + pages, ignore_errors=False)
+        return _answer({EFAULT: ENOMEM, ENOMEM: EAGAIN}.get(err, err))
+
+    def munlock(self, pid: int, addr: int, length: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        start, pages = self._range(addr, length)
+        if start + pages > 1 << 52:
+            return -1, EINVAL
+        return _answer(mlock.apply_vma_lock_flags(self.k, task.mm, start, start + pages, 0))
+
+    def mlockall(self, pid: int, flags: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        mm = task.mm
+        if not flags or flags & ~7 or flags == abi.MCL_ONFAULT:
+            return -1, EINVAL
+        if not mmap.can_do_mlock(task):
+            return -1, EPERM
+        current = bool(flags & abi.MCL_CURRENT)
+        if current and mm.total_vm > task.rlimit >> PAGE_SHIFT and not task.cap_ipc_lock:
+            return -1, ENOMEM
+        add = VM_LOCKED | (VM_LOCKONFAULT if flags & abi.MCL_ONFAULT else 0)
+        mm.def_flags &= ~VM_LOCKED_MASK
+        if flags & abi.MCL_FUTURE:
+            mm.def_flags |= add
+        if current:
+            mlock.apply_mlockall_flags(self.k, mm, add)
+            gup.mm_populate(self.k, mm, 0, TASK_SIZE >> PAGE_SHIFT)
+        return OK
+
+    def munlockall(self, pid: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        task.mm.def_flags &= ~VM_LOCKED_MASK
+        mlock.apply_mlockall_flags(self.k, task.mm, 0)
+        return OK
+
+    # ------------------------------------------------------------ other acts of a process
+    def touch(self, pid: int, addr: int, pages: int, write: bool) -> tuple[int, int]:
+        task = self._enter(pid)
+        image.first_touch(self.k, task.mm)
+        for done in range(pages):
+            if signal := memory.user_access(self.k, task.mm, (addr >> PAGE_SHIFT) + done, write):
+                return done, signal
+        return pages, 0
+
+    def move_pages(self, pid: int, addr: int) -> tuple[int, int]:
+        """move_pages(2) of one page to the node it is on: a drain of every cpu, and the page's status."""
+        task = self._enter(pid)
+        swap.lru_add_drain_all(self.k)
+        vma = task.mm.lookup(addr >> PAGE_SHIFT)
+        pte = task.mm.ptes.get(addr >> PAGE_SHIFT)
+        if vma is None or (pte is not None and pte.page.zero):
+            return -EFAULT, 0
+        return (-ENOENT, 0) if pte is None else OK
+
+    def local_drain(self, pid: int) -> tuple[int, int]:
+        """The recorder's way to lru_add_drain(): MADV_WILLNEED of a fresh anonymous page."""
+        task = self._enter(pid)
+        page = 0x7F0000000
+        flags = mmap.calc_vm_flags(abi.PROT_READ | abi.PROT_WRITE, shared=False)
+        if mmap.do_mmap(self.k, task, page, 1, flags, None, page, fixed=False, noreplace=False, map_locked=False,
+                        populate=False):
+            return -1, ENOMEM
+        err = madvise.do_madvise(self.k, task.mm, page, page + 1, madvise.WILLNEED)
+        mmap.do_munmap(self.k, task.mm, page, page + 1)
+        return _answer(err)
+
+    # ------------------------------------------------------------ the controller
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False) -> int:
+        """Written page by page (a disk file is synced), then mapped by the controller, which never touches it."""
+        if fs not in ("tmpfs", "ext4"):
+            raise NotSupported(f"a file on {fs}")
+        k = self._control()
+        file = File(len(self._files), fs, pages if sparse else 0)
+        self._files.append(file)
+        for index in range(0 if sparse else pages):
+            self._write(file, index)
+        if not sparse and not file.shmem:
+            self._sync(file)
+        size = max(pages, 1)
+        self._next_observer += size + 0x1000
+        mmap.mmap_region(k, self._controller, self._next_observer, size, mmap.calc_vm_flags(abi.PROT_READ, shared=True),
+                         file, 0)
+        swap.lru_add_drain_all(k)
+        return file.number
+
+    def _write(self, file: File, index: int) -> None:
+        (shmem.shmem_file_write if file.shmem else filemap.generic_perform_write)(self.k, file, index)
+
+    @staticmethod
+    def _sync(file: File) -> None:
+        for page in file.pages.values():
+            page.dirty = False
+
+    def drain_all(self) -> None:
+        swap.lru_add_drain_all(self._control())
+
+    def truncate(self, file: int, pages: int) -> tuple[int, int]:
+        k = self._control()
+        if pages < 0:
+            return -1, EINVAL
+        truncate.truncate_setsize(k, self._files[file], pages)
+        return OK
+
+    def punch(self, file: int, offset: int, pages: int) -> tuple[int, int]:
+        k = self._control()
+        if offset < 0 or pages <= 0:
+            return -1, EINVAL
+        truncate.punch_hole(k, self._files[file], offset, offset + pages - 1)
+        return OK
+
+    def fadvise_dontneed(self, file: int, offset: int, pages: int) -> tuple[int, int]:
+        k = self._control()
+        truncate.fadvise_dontneed(k, self._files[file], offset, truncate.FAR if pages == 0 else offset + pages - 1)
+        return OK
+
+    def pwrite(self, file: int, offset: int, pages: int) -> tuple[int, int]:
+        """The first write ever is made from a buffer that is not there yet: without prefaulting the page is looked up,
+        the copy fails, and all is done again."""
+        k = self._control()
+        if pages > 0 and not self._buffer_present:
+            self._buffer_present = True
+            if not self.traits.write_prefaults and self._files[file].shmem:
+                shmem.shmem_getpage(k, self._files[file], offset, write=True)
+        for index in range(offset, offset + pages):
+            self._write(self._files[file], index)
+        return PAGE_SIZE if pages > 0 else 0, 0
+
+    def pread(self, file: int, offset: int, pages: int) -> tuple[int, int]:
+        k, backing = self._control(), self._files[file]
+        ret = 0
+        for index in range(offset, offset + pages):
+            ret = PAGE_SIZE if index < backing.size else 0
+            if ret:
+                self._buffer_present = True                  # it shares a page with the one that is written from
+                (shmem.shmem_file_read if backing.shmem else filemap.filemap_read)(k, backing, index)
+        return ret, 0
+
+    def compact(self) -> tuple[int, int]:
+        migrate.compact(self._control())
+        return OK
+
+    def drop_caches(self, what: int) -> tuple[int, int]:
+        """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""
+        k = self._control()
+        if not 1 <= what <= 4:
+            return -1, EINVAL
+        if what & 1:
+            vmscan.drop_pagecache(k, self._files)
+        return OK
+
+    def sysctl(self, path: str, value: str) -> tuple[int, int]:
+        k = self._control()
+        if path == "/proc/sys/vm/max_map_count":
+            k.max_map_count = int(value)
+        elif path == "/proc/sys/vm/compact_memory":
+            return self.compact()
+        elif path == "/proc/sys/vm/drop_caches":
+            return self.drop_caches(int(value))
+        elif path not in _HARMLESS_SYSCTLS:
+            raise NotSupported(f"sysctl {path}")
+        return OK
+
+    def address_spaces(self) -> list[Mm]:
+        """The controller's and those of the living."""
+        return [self._controller, *(task.mm for task in self._tasks.values() if task.alive)]
+
+    # ------------------------------------------------------------ what can be seen
+    def alive(self, pid: int) -> bool:
+        return self._tasks[pid].alive
+
+    def vmstat(self) -> dict[str, int]:
+        self._control()
+        self._image.count()
+        out = {"nr_mlock": self.k.nr_mlock}
+        out.update({f"unevictable_pgs_{name}": n for name, n in self.k.events.items()})
+        out.update({f"nr_{name}": n for name, n in self.k.lists.items()})
+        return out
+
+    def vm_lck(self, pid: int) -> int:
+        return self._tasks[pid].mm.locked_vm * PAGE_SIZE >> 10
+
+    def vmas(self, pid: int) -> list[tuple[int, int, int, int, int]]:
+        self._control()
+        self._image.look()
+        return [self._smaps(v) for v in self._tasks[pid].mm.vmas if v.name is None]
+
+    @staticmethod
+    def _smaps(vma: Vma) -> tuple[int, int, int, int, int]:
+        """Locked is the proportional share of the present pages of a locked vma, with smaps' own rounding."""
+        pss = rss = 0
+        for _, pte in vma.mm.present(vma.start, vma.end):
+            if not pte.page.zero:
+                rss += PAGE_SIZE
+                pss += (PAGE_SIZE << 12) // max(pte.page.mapcount, 1)
+        locked = pss >> 22 if vma.flags & VM_LOCKED else 0
+        return vma.start << PAGE_SHIFT, vma.end << PAGE_SHIFT, vma.flags, locked, rss >> 10
+
+    def pte(self, pid: int, addr: int) -> tuple[str, int]:
+        pte = self._tasks[pid].mm.ptes.get(addr >> PAGE_SHIFT)
+        if pte is None:
+            return "-", 0
+        if pte.migration:
+            return "s", 0
+        return "a" if pte.page.anon or pte.page.zero else "f", pte.page.pfn
+
+    def page(self, pfn: int) -> tuple[int, str, int]:
+        """A frame that has been freed shows no flags."""
+        page = self.k.zero_page if pfn == self.k.zero_page.pfn else self.k.pages.get(pfn)
+        if page is None:
+            return 0, "", -1
+        counted = self.traits.p06_mlock_count and page.lru and page.unevictable
+        return page.mapcount, _flag_letters(page), page.lru_word if counted else -1
+
+    def file_pages(self, file: int) -> int:
+        return self._files[file].size
+
+    def cached(self, file: int, index: int) -> int:
+        page = self._files[file].pages.get(index)
+        return page.pfn if page is not None else 0
+
+
+def _flag_letters(page: Page) -> str:
+    """In the recordings' order LUMARDasSWKiTBz."""
+    shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
+             (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"), (page.zero, "z"))
+    return "".join(letter for on, letter in shown if on)

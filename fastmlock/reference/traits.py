@@ -1,0 +1,109 @@
+"""What differs between kernels, as one frozen table of named traits.
+
+Everything else in this package is one implementation that asks these traits and never a kernel's name.
+The thirteen patches of the series each have their own flag (KERNEL.md 3), so that a kernel "5.17-rc2+07"
+is the base with the first seven flags set.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+
+class CowReuse(Enum):
+    """When `do_wp_page` may keep an anonymous page instead of copying it."""
+
+    REFCOUNT = 1    # 5.9: only if nobody else, not even a per-cpu batch, holds a reference
+    DRAIN = 2       # 5.18: the local batches are drained first
+    EXCLUSIVE = 3   # 5.19: PG_anon_exclusive answers at once, else as DRAIN
+
+
+@dataclass(frozen=True)
+class Traits:
+    """One kernel. The defaults are 5.17-rc2, the base of the series."""
+
+    name: str
+    # --- the thirteen patches (09 and 12 change no state that an untimed model can show)
+    p01_no_page_mlock: bool = False         # nobody walks the rmap on munlock; munlock clears the vma flags only
+    p02_no_foll_mlock: bool = False         # GUP marks nothing; populate skips LOCKONFAULT
+    p03_zap_locked: bool = False            # munmap and exit leave VM_LOCKED set while they zap
+    p04_rmap_mlocks: bool = False           # rmap add mlocks, rmap removal munlocks
+    p05_final_clearance: bool = False       # PG_mlocked is cleared, and CLEARED counted, at free only
+    p06_mlock_count: bool = False           # page->mlock_count while unevictable
+    p07_range_walk: bool = False            # mlock and munlock walk the page tables
+    p08_newpage_lru_first: bool = False     # migration queues the new page before restoring its ptes
+    p09_no_barrier: bool = False
+    p10_mlock_batch: bool = False           # per-cpu mlock batch
+    p11_migration_drains: bool = False      # migration drains the mlock batch per pte
+    p12_collapse_ttu: bool = False
+    p13_referenced_restores: bool = False   # page_referenced() marks a page found in a locked vma
+    # --- batches
+    pagevec_size: int = 15                  # 31 from 6.9
+    flush_drains: bool = True               # freeing the pages of an mmu_gather first drains locally (to 6.12)
+    unmap_drains: bool = True               # munmap, exit and single-vma zaps start with a local drain (to 6.12)
+    release_reverses: bool = True           # release_pages() frees its last page first (to 6.8)
+    # --- memory.c, gup.c
+    populate_drains: bool = False           # 5.18: local drain at the end of populate and MADV_POPULATE
+    mlock_refuses_special: bool = False     # 5.18: mlock_vma_page() looks at all of VM_SPECIAL, not VM_IO alone
+    cow_reuse: CowReuse = CowReuse.REFCOUNT
+    delayed_rmap: bool = False              # 6.2: dirty file ptes lose their rmap only when the gather flushes
+    # --- system calls
+    madv_populate: bool = True              # 5.14
+    populate_walks_holes: bool = True       # to 6.8: MADV_POPULATE passes holes like any advice; later it stops at
+                                            # the first, and drains even where it is refused
+    populate_checks_first: bool = False     # a refused populate does not even drain
+    madv_dontneed_locked: bool = False      # 5.18
+    madv_collapse: bool = False             # 6.1
+    dontunmap_any: bool = True              # 5.13: MREMAP_DONTUNMAP of other than private anonymous memory
+    dontunmap_accounts: bool = False        # 6.15: MREMAP_DONTUNMAP adds to locked_vm (and never takes it away)
+    mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
+    write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
+    drop_caches_drains: bool = False        # 6.0: drop_caches drains every cpu first
+    remove_maywrite: bool = False           # 6.7: MADV_REMOVE asks whether a shared mapping may be written, not is
+    mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
+    merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
+    mremap_many: bool = False               # 6.17: MREMAP_FIXED moves a range of several vmas
+    mremap_checks_first: bool = False       # 6.17: mremap looks at the old vma before it unmaps anything
+    child_runs_first: bool = False          # 6.6 (EEVDF): after fork the child writes before its parent
+    memlock_default: int = 8 << 20          # 5.16; 64 KiB before
+    smaps_shows_lockonfault: bool = False   # 6.6
+    pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
+    random_is_old: bool = False             # 6.3: zapping a MADV_RANDOM vma marks nothing accessed either
+
+
+_SERIES = ("p01_no_page_mlock", "p02_no_foll_mlock", "p03_zap_locked", "p04_rmap_mlocks", "p05_final_clearance",
+           "p06_mlock_count", "p07_range_walk", "p08_newpage_lru_first", "p09_no_barrier", "p10_mlock_batch",
+           "p11_migration_drains", "p12_collapse_ttu", "p13_referenced_restores")
+
+
+def _table() -> dict[str, Traits]:
+    base = Traits(name="5.17-rc2")
+    points = [base]
+    for n, flag in enumerate(_SERIES, 1):
+        on: Any = {flag: True}
+        points.append(replace(points[-1], name=f"5.17-rc2+{n:02}", **on))
+    v510 = replace(base, name="5.10", madv_populate=False, dontunmap_any=False, memlock_default=64 << 10,
+                   mremap_positive_efault=False, pread_marks_next=True)
+    v518 = replace(points[-1], name="5.18", populate_drains=True, mlock_refuses_special=True,
+                   cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
+    v61 = replace(v518, name="6.1", cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, drop_caches_drains=True,
+                  mremap_positive_efault=False, pread_marks_next=True)
+    v612 = replace(v61, name="6.12", pagevec_size=31, release_reverses=False, delayed_rmap=True,
+                   smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
+                   populate_checks_first=True, mprotect_uncharges=True, remove_maywrite=True, child_runs_first=True)
+    v618 = replace(v612, name="6.18", flush_drains=False, unmap_drains=False, merge_unfaulted=True,
+                   mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True, write_prefaults=False)
+    return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
+
+
+KERNELS: dict[str, Traits] = _table()
+
+
+def traits_of(kernel: str) -> Traits:
+    """The traits of a kernel by name; a recording's "5.17-rc5" is this table's "5.17-rc2"."""
+    name = kernel.replace("5.17-rc5", "5.17-rc2")
+    try:
+        return KERNELS[name]
+    except KeyError:
+        raise ValueError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}") from None

@@ -1,0 +1,279 @@
+"""The exit storm: processes that have mlocked the same file leave, on a simulated machine.
+
+    >>> from fastmlock.studies.storm import Storm, run
+    >>> before = run(Storm(procs=4, pages=64, cpus=4), "5.17-rc2")
+    >>> after = run(Storm(procs=4, pages=64, cpus=4), "5.18")
+    >>> after.rmap_walks, after.munlocks
+    (0, 256)
+
+Mapping and locking run untimed; the exits run on the machine, through the same compiled flows.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from fastmlock import kernels
+from fastmlock.flows.ids import FLOWS
+from fastmlock.machine.costs import Costs
+from fastmlock.machine.layout import ACCOUNTS
+from fastmlock.machine.machine import LOCK_CLASSES, Machine
+from fastmlock.machine.topology import Topology
+from fastmlock.scenario.system import (MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE_SIZE, PROT_READ,
+                                       PROT_WRITE)
+from fastmlock.state.layout import K, STRUCTS
+from fastmlock.studies.memory import available_bytes
+from fastmlock.system import System
+
+ADDRESS = 0x100000000000
+SLICE_EVENTS = 1 << 20
+ORDERS = ("together", "in-turn", "newest-first")
+SURVIVORS = ("none", "before", "after")
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done, 0 to 1."""
+
+#: what a CPU did, as the report sums it up: column -> accounts of the machine
+DOING = {
+    "working": ("work",),
+    "i_mmap_read": ("i_mmap_read_spin", "i_mmap_read_sleep"),
+    "i_mmap_write": ("i_mmap_write_spin", "i_mmap_write_sleep"),
+    "other_rwsem": ("rwsem_read_spin", "rwsem_read_sleep", "rwsem_write_spin", "rwsem_write_sleep"),
+    "page_lock": ("page_spin", "page_sleep"),
+    "lru_lock": ("lru_spin",),
+    "ptl": ("ptl_spin", "other_spin"),
+    "lines": ("page_line", "lock_line"),
+    "switching": ("switch",),
+    "idle": ("idle",),
+}
+assert sorted(sum(DOING.values(), ())) == sorted(ACCOUNTS)
+
+
+class StormError(ValueError):
+    """A storm that cannot be run; the text is one line and says how to mend it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storm:
+    """One storm. `procs` processes map the same `pages`-page file shared and mlock all of it, then exit.
+
+    Raises StormError, before any work, for what cannot be.
+    """
+
+    procs: int = 64
+    pages: int = 4096
+    cpus: int = 64
+    nodes: int | None = None            #: default: the machine's own
+    machine: str = "generic"            #: a preset of fastmlock.machine, or a TOML file
+    order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
+    survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
+    mappers: int = 0                    #: further processes that map and touch the file and never lock it
+    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap one page of the
+                                        #: file in a loop until the leavers are gone: writers of i_mmap_rwsem
+    stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
+    seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
+    costs: Costs | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0), ("bystanders", 0),
+                            ("stagger_ns", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+        if self.bystanders >= self.cpus:
+            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since each has "
+                             "one to itself")
+        if self.order not in ORDERS:
+            raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
+        if self.survivor not in SURVIVORS:
+            raise StormError(f"--survivor {self.survivor}: one of {', '.join(SURVIVORS)} is needed")
+        if self.pages > 1 << 27:
+            raise StormError(f"--pages {self.pages}: at most {1 << 27} fit a page number")
+        self.topology()
+        need, have = self.nbytes(), available_bytes()
+        if need > have:
+            raise StormError(f"{self.procs} processes x {self.pages} pages need about {need >> 20} MiB, and "
+                             f"{have >> 20} MiB are free: lower --procs or --pages")
+
+    def topology(self) -> Topology:
+        """Raises fastmlock.machine.topology.TopologyError, a ValueError, in one line."""
+        if self.machine.endswith(".toml"):
+            return Topology.load(self.machine, cpus=self.cpus, nodes=self.nodes)
+        return Topology.preset(self.machine, cpus=self.cpus, nodes=self.nodes)
+
+    @property
+    def mapped_by(self) -> int:
+        """Processes that map the file."""
+        return self.procs + self.mappers + self.bystanders + (self.survivor != "none")
+
+    def capacity(self) -> dict[str, int]:
+        """Records that the world will hold, by pool; nothing grows during the storm."""
+        tables = self.pages // 512 + 2
+        n = self.mapped_by + 2
+        return {"pages": self.pages + 1024, "cache": self.pages + 64, "vmas": n + 16, "nodes": n + 128, "mms": n + 8,
+                "tasks": n + 8, "leaves": n * tables, "tables": n * (tables // 512 + 5), "ptes": 64,
+                "anon_vmas": n + 32, "avcs": n + 128}
+
+    def nbytes(self) -> int:
+        """About what the arrays take, world and machine together."""
+        c = self.capacity()
+        # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
+        return (c["pages"] * (STRUCTS["Page"].itemsize + 8 + 4) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
+                + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StormResult:
+    """What one kernel made of a storm. Times are virtual, in ns; `doing` sums over CPUs."""
+
+    kernel: str
+    storm: Storm
+    last_exit_ns: int                   #: from the start to the last exit
+    exit_ns: np.ndarray                 #: int64[procs]: how long each process took
+    doing: dict[str, int]               #: CPU time by what was done, ns (DOING)
+    rmap_walks: int
+    rmap_vmas: int                      #: VMAs visited by them
+    lru_locks: int                      #: acquisitions of lru_lock
+    munlocks: int
+    watchdog: dict[str, int]            #: reports by kind
+    bystander_rounds: int               #: of mmap and munmap, all bystanders together
+    bystander_round_ns: float           #: mean time of one
+    nr_mlock: int                       #: left behind
+    nr_unevictable: int
+    vmstat: dict[str, int]              #: changes during the exits
+    lock_stat: np.ndarray               #: of fastmlock.machine: rows LOCK_CLASSES, columns read and write
+    events: int
+    transfers: int
+    setup_s: float                      #: host time
+    run_s: float
+    nbytes: int
+
+    @property
+    def median_exit_ns(self) -> int:
+        return int(np.median(self.exit_ns))
+
+    @property
+    def p99_exit_ns(self) -> int:
+        return int(np.percentile(self.exit_ns, 99))
+
+    @property
+    def max_exit_ns(self) -> int:
+        return int(self.exit_ns.max())
+
+    @property
+    def entries(self) -> int:
+        """Mlocked page-table entries that went."""
+        return self.storm.procs * self.storm.pages
+
+    def record(self, *, host: bool = True) -> dict[str, object]:
+        """One flat row: what Parquet and JSON get. Without `host`, only what is the same in every run."""
+        storm = asdict(self.storm)
+        storm.pop("costs")
+        row: dict[str, object] = {
+            "kernel": self.kernel, **storm,
+            "last_exit_ns": self.last_exit_ns, "exit_median_ns": self.median_exit_ns, "exit_p99_ns": self.p99_exit_ns,
+            "exit_max_ns": self.max_exit_ns, "rmap_walks": self.rmap_walks, "rmap_vmas": self.rmap_vmas,
+            "lru_locks": self.lru_locks, "munlocks": self.munlocks, "bystander_rounds": self.bystander_rounds,
+            "bystander_round_ns": self.bystander_round_ns, "nr_mlock": self.nr_mlock,
+            "nr_unevictable": self.nr_unevictable, "events": self.events, "line_transfers": self.transfers,
+        }
+        row.update({f"cpu_{name}_ns": ns for name, ns in self.doing.items()})
+        row.update({f"watchdog_{name.replace(' ', '_')}": n for name, n in self.watchdog.items()})
+        row.update(self.vmstat)
+        if host:
+            row.update(host_setup_s=self.setup_s, host_run_s=self.run_s, nbytes=self.nbytes)
+        return row
+
+
+def _quiet(what: str, share: float) -> None:
+    pass
+
+
+def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[System, Machine, list[int]]:
+    """Everything up to the exits, untimed: -> the system, the machine, and the leavers in i_mmap order. Bystanders are
+    started; nothing has run yet."""
+    topology = storm.topology()
+    kernels.get(kernel)
+    system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
+    file = system.create_file("tmpfs", storm.pages, observe=False)
+    length = storm.pages * PAGE_SIZE
+    lockers = storm.procs + (storm.survivor != "none")
+    total = lockers + storm.mappers
+    done = 0
+
+    def enter(cpu: int, lock: bool) -> int:
+        nonlocal done
+        pid = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
+        system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
+        if lock:
+            system.mlock(pid, ADDRESS, length)
+        else:
+            system.touch(pid, ADDRESS, storm.pages, False)
+        done += 1
+        progress(f"{kernel}: mapping and locking", done / total)
+        return pid
+
+    for i in range(storm.mappers):
+        enter(i, False)
+    if storm.survivor == "before":
+        enter(storm.procs, True)
+    leavers = [enter(i, True) for i in range(storm.procs)]
+    if storm.survivor == "after":
+        enter(storm.procs, True)
+    system.drain_all()
+    machine = Machine(system, topology, storm.costs, seed=storm.seed)
+    for i in range(storm.bystanders):
+        machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
+                      args=(ADDRESS, file, storm.mapped_by - storm.procs - storm.bystanders))
+    return system, machine, leavers
+
+
+def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
+    """Runs the storm on one kernel. Raises StormError, UnknownKernel or ModelError."""
+    begin = time.perf_counter()
+    system, machine, leavers = prepare(storm, kernel, progress)
+    counts, stat = system.counts, system.vmstat()
+    ready = time.perf_counter()
+    what = f"{kernel}: {storm.procs} processes exit"
+
+    def go() -> None:
+        while machine.run(max_events=SLICE_EVENTS):
+            progress(what, min(1.0, (system.counts["munlocks"] - counts["munlocks"]) / (storm.procs * storm.pages)))
+
+    if storm.order == "together":
+        jitter = np.random.Generator(np.random.Philox(storm.seed)).integers(0, storm.stagger_ns + 1, storm.procs)
+        for i, pid in enumerate(leavers):
+            machine.start(pid, i * storm.stagger_ns + int(jitter[i]), flow=FLOWS["F_SYS_EXIT"])
+        go()
+    else:
+        for pid in leavers if storm.order == "in-turn" else reversed(leavers):
+            machine.start(pid, machine.end_ns(), flow=FLOWS["F_SYS_EXIT"])
+            go()
+    over = time.perf_counter()
+    progress(what, 1.0)
+
+    tasks = machine.tasks[leavers]
+    loops = range(leavers[-1] + 1 + (storm.survivor == "after"), system.nr_tasks)
+    loop_ns = int(sum(machine.tasks[pid]["exit_ns"] - machine.tasks[pid]["start_ns"] for pid in loops))
+    rounds = int(sum(system.tasks[pid]["ret"] for pid in loops))
+    cpu_ns = machine.cpu_ns()
+    after = system.counts
+    left = system.vmstat()
+    kinds = machine.reports["kind"]
+    return StormResult(
+        kernel=kernel, storm=storm, last_exit_ns=int(tasks["exit_ns"].max() - tasks["start_ns"].min()),
+        exit_ns=(tasks["exit_ns"] - tasks["start_ns"]).copy(),
+        doing={name: int(sum(cpu_ns[account].sum() for account in accounts)) for name, accounts in DOING.items()},
+        watchdog={name: int((kinds == i).sum()) for i, name in enumerate(("hung task", "soft lockup", "rcu stall"))},
+        nr_mlock=left["nr_mlock"], nr_unevictable=left["nr_unevictable"],
+        vmstat={name: left[name] - stat[name] for name in left if name.startswith("unevictable_pgs")},
+        lock_stat=machine.lock_stat.copy(), events=machine.events, transfers=machine.transfers,
+        bystander_rounds=rounds, bystander_round_ns=loop_ns / rounds if rounds else 0.0,
+        setup_s=ready - begin, run_s=over - ready, nbytes=system.nbytes() + machine.nbytes(),
+        **{name: after[name] - counts[name] for name in after},
+    )
+
+
+__all__ = ["DOING", "LOCK_CLASSES", "ORDERS", "SURVIVORS", "Storm", "StormError", "StormResult", "prepare", "run"]
