@@ -11,7 +11,7 @@ next request. What a step may not do is what a machine forbids:
 Readers are let in beside readers even where a writer waits: the kernel's queue only removes orders, it adds none
 that this cannot show.
 """
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_start, flow_step, run_untimed
@@ -291,19 +291,27 @@ cdef class Interleaving:
         race_settle(&self.r)
         self.world.check()
 
-    def in_turn(self, int quantum=1):
-        """Runs all to the end, each `quantum` requests in its turn, those that must wait passed over. False if
-        nobody could go on although not all had ended."""
+    def in_turn(self, int quantum=1, unsigned long seed=0):
+        """Runs all to the end, each `quantum` moves in its turn (with a `seed`: 1 to `quantum`, by chance), those that
+        must wait passed over. A lock is taken by one move and used by the next, so that others can find it taken.
+        False if nobody could go on although not all had ended."""
         cdef Race *r = &self.r
-        cdef int i, k
+        cdef uint64_t chance = seed * <uint64_t>0x9E3779B97F4A7C15
+        cdef int i, k, most
         cdef bint moved, stuck = False
         if quantum < 1:
             raise ValueError(f"a quantum of {quantum} requests: at least 1 is needed")
         with nogil:
-            while not race_over(r):
+            while not race_over(r) and not r.w.error:
                 moved = False
                 for i in range(r.n):
-                    for k in range(quantum):
+                    most = quantum
+                    if seed:
+                        chance ^= chance << 13
+                        chance ^= chance >> 7
+                        chance ^= chance << 17
+                        most = 1 + <int>(chance % <uint64_t>quantum)
+                    for k in range(most):
                         if r.party[i].state != PARTY_RUNS:
                             break
                         if not party_ready(r, i):
@@ -311,8 +319,11 @@ cdef class Interleaving:
                                 r.party[i].waiting = 1
                                 r.party[i].waits[r.party[i].pend_class] += 1
                             break
-                        party_step(r, i)
                         moved = True
+                        if r.party[i].pending != REQ_NONE and not r.party[i].granted:
+                            party_grant(r, i)
+                        else:
+                            party_step(r, i)
                 if not moved:
                     stuck = True
                     break
