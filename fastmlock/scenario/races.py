@@ -56,7 +56,7 @@ def parse(at: tuple[int, str], words: Words, command: Callable[[str, list[str]],
     racing: list[c.Command] = []
     names: list[str] = []
     for part in parts:
-        one = command(" ".join(part), part)
+        one = None if part[0] == "race" else command(" ".join(part), part)
         if one is None or not isinstance(one, CAN_RACE) or isinstance(one, c.FileRange) and one.verb not in (
                 "punch", "fadvise"):
             raise Wrong(f"{' '.join(part)[:40]!a} cannot race", f"use one of: {VERBS}")

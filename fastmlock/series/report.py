@@ -74,12 +74,13 @@ def show(rows: Sequence[Record], stream: IO[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+    console = Console(file=stream, width=None if stream.isatty() else 200, highlight=False)
     console.print(title(rows), style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     shown = columns(rows)
     for name, _ in shown:
-        table.add_column(name, justify="left" if name == "kernel" else "right")
+        first = name == "kernel"
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for row in rows:
         table.add_row(*(cell(row) for _, cell in shown))
     console.print(table)
