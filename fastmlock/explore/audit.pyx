@@ -45,10 +45,11 @@ def lockers(WorldHandle world):
     cdef World *w = world.w
     found = np.zeros(w.pages_used, np.int32)
     cdef int32_t[::1] count = found
-    cdef uint32_t mm, vma
+    cdef uint32_t vma
+    cdef int task
     with nogil:
-        for mm in range(1, w.mms_used):
-            vma = w.mms[mm].vma
+        for task in range(1, w.nr_tasks):
+            vma = w.mms[w.tasks[task].mm].vma if w.tasks[task].mm else 0
             while vma:
                 if w.vmas[vma].flags & VM_LOCKED and not w.vmas[vma].flags & VM_SPECIAL:
                     count_vma(w, vma, count)
