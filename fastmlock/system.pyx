@@ -155,6 +155,15 @@ cdef class System(WorldHandle):
         self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
 
+    @property
+    def fine(self):
+        """Whether a timed run lets time pass after each page of a batch instead of after the whole batch."""
+        return self.w.fine != 0
+
+    @fine.setter
+    def fine(self, bint on):
+        self.w.fine = on
+
     # ------------------------------------------------------------ processes
     @property
     def nr_tasks(self):

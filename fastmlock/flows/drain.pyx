@@ -47,6 +47,8 @@ cdef int pagevec_process(World *w, Task *t, Frame *f) noexcept nogil:
         pvec_commit(w, cpu, kind, pv, f.i)
         f.i += 1
         f.pc = PV_NEXT
+        if w.fine:
+            return REQ_WORK
     if f.pc == PV_NEXT:
         while f.i < pv.nr:
             if pvec_prepare(w, cpu, kind, pv, f.i):
@@ -57,6 +59,8 @@ cdef int pagevec_process(World *w, Task *t, Frame *f) noexcept nogil:
                     return REQ_NONE
                 pvec_commit(w, cpu, kind, pv, f.i)
             f.i += 1
+            if w.fine:
+                return REQ_WORK
         f.pc = PV_UNLOCKED
         if f.j:
             return ask(t, f, PV_UNLOCKED, REQ_SPIN_UNLOCK, LK_LRU, f.j)

@@ -86,6 +86,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             if t.gather == GATHER_MAX:
                 f.k |= GATHER_FULL
             f.pc = ZP_ENTRY
+            if w.fine:
+                return REQ_WORK
         if f.pc == ZP_UNLOCKED:
             if f.k:
                 return call(w, t, f, ZP_FLUSHED, F_FLUSH, 0)

@@ -433,7 +433,7 @@ cdef struct World:
     uint32_t tasks_cap
     int64_t cache_cap, cache_used
     uint32_t zero_page
-    uint32_t spare
+    int32_t fine                # let time pass after each page of a batch, not after the whole batch
     # counts of what happened, never reset by the model
     int64_t rmap_walks
     int64_t rmap_vmas

@@ -63,17 +63,18 @@ class Storm:
     Raises StormError, before any work, for what cannot be.
     """
 
-    procs: int = 64
-    pages: int = 4096
-    cpus: int = 64
+    procs: int = 16
+    pages: int = 16384
+    cpus: int = 16
     nodes: int | None = None            #: default: the machine's own
     machine: str = "generic"            #: a preset of fastmlock.machine, or a TOML file
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
-    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap one page of the
+    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap a page of the
                                         #: file in a loop until the leavers are gone: writers of i_mmap_rwsem
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
+    coarse: bool = False                #: a batch is one instant: three times faster here, cruder in lock-step
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
     costs: Costs | None = field(default=None, compare=False)
 
@@ -83,8 +84,8 @@ class Storm:
             if getattr(self, name) < least:
                 raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
         if self.bystanders >= self.cpus:
-            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since each has "
-                             "one to itself")
+            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since "
+                             "each has one to itself")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
         if self.survivor not in SURVIVORS:
@@ -120,8 +121,9 @@ class Storm:
         """About what the arrays take, world and machine together."""
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
-        return (c["pages"] * (STRUCTS["Page"].itemsize + 8 + 4) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
-                + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
+        size = {"pages": STRUCTS["Page"].itemsize + 12, "leaves": STRUCTS["Leaf"].itemsize + 24, "tables": 2048,
+                "tasks": STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024}
+        return int(sum(c[pool] * each for pool, each in size.items())) + (64 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +207,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
 
     def enter(cpu: int, lock: bool) -> int:
         nonlocal done
-        pid = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
+        pid: int = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
@@ -223,6 +225,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     if storm.survivor == "after":
         enter(storm.procs, True)
     system.drain_all()
+    system.fine = not storm.coarse
     machine = Machine(system, topology, storm.costs, seed=storm.seed)
     for i in range(storm.bystanders):
         machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
