@@ -49,6 +49,16 @@ def test_search_finds_the_stranded_page(number, race):
     assert one.switches == 2, "one party goes in between, and comes to its end"
 
 
+@pytest.mark.parametrize("number", [6, 9, 10, 13])
+def test_search_between_the_pages_of_a_batch_comes_to_the_same(number):
+    race = "p0 munlock A 0 2 | p1 munlock A 0 2"
+    coarse, fine = (search(default_race(race, pages=2), point(number), fine=fine)
+                    for fine in (False, True))
+    assert fine.states >= coarse.states
+    assert bool(wrong(fine)) == (number >= 10)
+    assert {one.pages for one in coarse.outcomes} <= {one.pages for one in fine.outcomes}
+
+
 def test_schedule_that_the_search_gives_leads_there():
     for race in (TWO_MUNLOCKS, TWO_EXITS, "p0 munlock A 0 1 | p1 munlock A 0 1 | p2 mlock A 0 1"):
         for one in search(default_race(race), "5.17-rc2+10", cpus=3).outcomes:

@@ -28,6 +28,7 @@ def register(commands: Any) -> None:
     sub.add_argument("--kernel", metavar="RELEASE", required=True, action="append",
                      help="see: fastmlock kernels; may be given several times")
     sub.add_argument("--search", action="store_true", help="find every final state, whatever the schedule says")
+    sub.add_argument("--fine", action="store_true", help="search also between two pages of a batch")
     sub.add_argument("--cpus", type=int, default=4, help="CPUs of the machine (default 4)")
     sub.add_argument("--pages", type=int, default=1, help="pages of A, for bare operations (default 1)")
     sub.add_argument("--max-states", type=int, default=200_000, help="give up a search beyond this (default 200000)")
@@ -51,7 +52,8 @@ def command(arguments: argparse.Namespace) -> int:
     for kernel in arguments.kernel:
         if arguments.search:
             try:
-                found = search(scenario, kernel, cpus=arguments.cpus, max_states=arguments.max_states)
+                found = search(scenario, kernel, cpus=arguments.cpus, max_states=arguments.max_states,
+                               fine=arguments.fine)
             except SearchLimit as error:
                 raise InputError(str(error)) from None
             print(f"{kernel}: {found.command.text.strip()}")

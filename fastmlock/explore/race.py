@@ -62,9 +62,11 @@ class Played:
     outcome: Outcome
 
 
-def search(scenario: c.Scenario, kernel: str, *, cpus: int = 2, max_states: int = 200_000) -> Searched:
+def search(scenario: c.Scenario, kernel: str, *, cpus: int = 2, max_states: int = 200_000,
+           fine: bool = False) -> Searched:
     """Runs a scenario up to its first race and finds every final state of that race, whatever its schedule says.
 
+    With `fine`, parties may also be interrupted between two pages of a batch, though not by those who need its lock.
     Raises ScenarioError if there is no race in it, SearchLimit, NotSupported, UnknownKernel.
     """
     from fastmlock.system import System
@@ -78,6 +80,7 @@ def search(scenario: c.Scenario, kernel: str, *, cpus: int = 2, max_states: int 
     if started.race is None:
         raise language.ScenarioError(scenario.name, command.line, "no command of this race enters the kernel",
                                      "see that its processes live and its arguments are valid")
+    system.fine = fine
     finder = Search(started.race, max_states)
     found = finder.run()
     orders = [one.order for one in found]

@@ -59,6 +59,7 @@ class Timed:
         from fastmlock.machine.topology import Topology
 
         self.system = system
+        system.fine = True              # time passes page by page inside a batch
         self.machine = Machine(system, Topology.preset(machine, cpus=system.cpus, nodes=None))
         self.spent_ns = self.longest_ns = 0
 
