@@ -152,7 +152,7 @@ def started(calls, kernel="5.17-rc2+10", cpus=2, pages=1):
 
 
 def test_a_held_lock_is_granted_to_nobody_else():
-    system, race = started(["exit", "exit"])
+    _, race = started(["exit", "exit"])
     while race.asks(0) is None or race.asks(0)[0] != "i_mmap_rwsem":
         race.step(0)
     while race.asks(1) is None or race.asks(1)[0] != "i_mmap_rwsem":
@@ -167,7 +167,7 @@ def test_a_held_lock_is_granted_to_nobody_else():
 
 
 def test_nothing_runs_beside_a_spinlock_holder_on_its_cpu():
-    system, race = started(["munlock", "munlock"], cpus=1)
+    _, race = started(["munlock", "munlock"], cpus=1)
     while race.asks(0) is None or race.asks(0)[0] != "ptl":
         race.step(0)
     assert race.ready(1)

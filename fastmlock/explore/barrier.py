@@ -114,12 +114,13 @@ def _steps(state: _State, programs: tuple[tuple[Op, ...], ...]) -> list[tuple[_S
         buffer = state.buffers[cpu]
         if buffer:
             name, value = buffer[0]
-            found.append((_State(state.at, _put(state.memory, name, value), state.registers,
-                                 _set(state.buffers, cpu, buffer[1:])), f"cpu {cpu}'s {name} = {value} becomes visible"))
+            after = _State(state.at, _put(state.memory, name, value), state.registers,
+                           _set(state.buffers, cpu, buffer[1:]))
+            found.append((after, f"cpu {cpu}'s {name} = {value} becomes visible"))
         if state.at[cpu] < len(program):
-            after = _execute(state, cpu, program)
-            if after is not None:
-                found.append(after)
+            step = _execute(state, cpu, program)
+            if step is not None:
+                found.append(step)
     return found
 
 
@@ -147,7 +148,7 @@ def _execute(state: _State, cpu: int, program: tuple[Op, ...]) -> tuple[_State, 
         if dict(memory)["lock"] == "1":
             return None
         memory = _put(memory, "lock", "1")
-    elif kind == "jump" or kind == "unless" and registers[words[0]] == "0":
+    elif kind == "jump" or (kind == "unless" and registers[words[0]] == "0"):
         at = len(program) if words[-1] == "end" else program.index(("label", words[-1]))
     ats = (at, state.at[1]) if cpu == 0 else (state.at[0], at)
     return _State(ats, memory, _set(state.registers, cpu, tuple(sorted(registers.items()))),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fastmlock.scenario import commands as c
 from fastmlock.scenario import language, races
@@ -113,7 +114,7 @@ def play_all(scenario: c.Scenario, kernel: str, *, cpus: int = 2) -> list[Played
                              [turn for turn in command.turns if turn.party in started.parties])
                 system.check()
                 started.race.settle()
-        switches = sum(a != b for a, b in zip(order, order[1:]))
+        switches = sum(a != b for a, b in pairwise(order))
         text = ", ".join(map(str, command.turns)) or ", ".join(f"{one} to end" for one in command.parties)
         played.append(Played(command, _outcome(runner, started, before, text, Found(0, order, switches, 1))))
     if not played:
@@ -122,9 +123,11 @@ def play_all(scenario: c.Scenario, kernel: str, *, cpus: int = 2) -> list[Played
 
 
 def default_race(operations: str, *, pages: int = 1, name: str = "<race>") -> c.Scenario:
-    """A scenario for bare operations, ``p0 munlock A 0 1 | p1 munlock A 0 1 [: SCHEDULE]``: A is a settled tmpfs file of
-    `pages` pages, mapped shared and touched by every process named, each on a CPU of its own; those that do not begin
-    with a mlock have locked it before. Raises ScenarioError."""
+    """A scenario for bare operations, ``p0 munlock A 0 1 | p1 munlock A 0 1 [: SCHEDULE]``.
+
+    A is a settled tmpfs file of `pages` pages, mapped shared and touched by every process named, each on a CPU of its
+    own; those that do not begin with a mlock have locked it before. Raises ScenarioError.
+    """
     parts, _ = races.split(operations.split())
     lines = [f"file f tmpfs {pages}"]
     processes = [part[0] for part in parts if part and part[0][:1] == "p" and part[0][1:].isdigit()]
@@ -152,7 +155,7 @@ def _schedule(started: races.Started, finder: Search, order: Sequence[int]) -> s
 
 
 def _outcome(runner: Runner, started: races.Started, before: dict[str, int], schedule: str, found: Found) -> Outcome:
-    system = runner.system
+    system = started.system
     problem = ""
     if started.race is not None and not started.race.over():
         problem = "deadlock: nobody can go on"
@@ -172,7 +175,9 @@ def _pages(runner: Runner) -> list[str]:
             if pfn:
                 lines.append(f"{file.name}[{index}] {_page(*system.page(pfn))}")
     for number, process in enumerate(runner.processes):
-        for region in process.regions if process.pid is not None and system.alive(process.pid) else ():
+        if process.pid is None or not system.alive(process.pid):
+            continue
+        for region in process.regions:
             for index in range(region.pages):
                 kind, pfn = system.pte(process.pid, region.addr + index * 4096)
                 if kind == "a":

@@ -61,9 +61,10 @@ def _turn(words: list[str], parties: Sequence[str]) -> Turn:
     if len(words) < 2:
         raise ScheduleError(f"the turn {' '.join(words)!a} is not complete" if words else "a turn is missing", usage)
     party, how, *rest = words
-    if parties and party not in parties or not _NAME.fullmatch(party):
-        raise ScheduleError(f"no party {party!a} in this race", f"there are: {', '.join(parties)}" if parties else usage)
-    if how == "on" and not rest or how == "to" and rest == ["end"]:
+    if (parties and party not in parties) or not _NAME.fullmatch(party):
+        raise ScheduleError(f"no party {party!a} in this race",
+                            f"there are: {', '.join(parties)}" if parties else usage)
+    if (how == "on" and not rest) or (how == "to" and rest == ["end"]):
         return Turn(party, "end")
     if how == "for" and len(rest) == 1:
         return Turn(party, "for", count=_count(rest[0]))
@@ -113,7 +114,7 @@ def _play_turn(race: Interleaving, parties: Sequence[str], i: int, turn: Turn, o
                 _must_be_ready(race, parties, i, turn)
                 race.grant(i)
             return
-        if turn.how == "for" and steps == turn.count or turn.how == "end" and race.done(i):
+        if (turn.how == "for" and steps == turn.count) or (turn.how == "end" and race.done(i)):
             return
         if race.done(i):
             raise ScheduleError(f"{turn} cannot be kept: {turn.party} has come to its end before",

@@ -168,9 +168,9 @@ cdef uint64_t state_hash(Race *r) noexcept nogil:
     for i in range(w.nr_cpus * NR_PVECS):
         h = hash_pvec(h, &w.pvecs[i])
     h = hash_counters(h, w)
-    h = mix(h, w.pages_free)
-    h = mix(h, <uint64_t>w.vmas_free << 32 | w.nodes_free)
-    h = mix(h, <uint64_t>w.leaves_free << 32 | w.ptes_free)
+    # the pools' marks and free lists, and whatever of the world's own record lies behind the counts of what happened
+    h = hash_words(h, &w.pages_cap, <char *>&w.rmap_walks - <char *>&w.pages_cap)
+    h = hash_words(h, &w.munlocks + 1, <char *>&w.work[0] - <char *>(&w.munlocks + 1))
     for i in range(r.n):
         party = &r.party[i]
         t = &w.tasks[party.task]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastmlock.explore.schedule import ScheduleError, Turn, parse_schedule
 
 from . import commands as c
-from .words import Words, Wrong
+from .system import NotSupported, RacingSystem
+from .words import ScenarioError, Words, Wrong
 
 if TYPE_CHECKING:
     from fastmlock.explore.interleave import Interleaving
@@ -25,8 +26,8 @@ MOST = 4
 USAGE = "race COMMAND | COMMAND [| COMMAND] [: p0 until lru_lock, p1 to end, p0 on]"
 CAN_RACE = (c.RangeCall, c.MlockAll, c.MunlockAll, c.Touch, c.Madvise, c.Mprotect, c.LocalDrain, c.Exit, c.Kill,
             c.Truncate, c.FileRange, c.Drain, c.Compact)
-VERBS = ("mlock, mlock2, munlock, munmap, mlockall, munlockall, touch, madvise, mprotect, ldrain, exit, kill, truncate, "
-         "punch, fadvise, drain, compact")
+VERBS = ("mlock, mlock2, munlock, munmap, mlockall, munlockall, touch, madvise, mprotect, ldrain, exit, kill, "
+         "truncate, punch, fadvise, drain, compact")
 
 
 def split(words: list[str]) -> tuple[list[list[str]], list[str]]:
@@ -57,8 +58,8 @@ def parse(at: tuple[int, str], words: Words, command: Callable[[str, list[str]],
     names: list[str] = []
     for part in parts:
         one = None if part[0] == "race" else command(" ".join(part), part)
-        if one is None or not isinstance(one, CAN_RACE) or isinstance(one, c.FileRange) and one.verb not in (
-                "punch", "fadvise"):
+        if one is None or not isinstance(one, CAN_RACE) or (isinstance(one, c.FileRange) and one.verb not in (
+                "punch", "fadvise")):
             raise Wrong(f"{' '.join(part)[:40]!a} cannot race", f"use one of: {VERBS}")
         if isinstance(one, c.ProcessCommand):
             if len(one.procs) != 1:
@@ -87,12 +88,10 @@ class Started:
     def __init__(self, runner: Runner, command: c.Race) -> None:
         from fastmlock.explore.interleave import Interleaving
 
-        from .system import NotSupported
-
         self.runner, self.command = runner, command
-        system = runner.system
-        if not hasattr(system, "defer"):
+        if not hasattr(runner.system, "defer"):
             raise NotSupported("race on this system")
+        system = self.system = cast(RacingSystem, runner.system)
         self.replies: list[Reply | int] = []
         system.defer()
         tasks: list[int] = []
@@ -113,7 +112,7 @@ class Started:
         """What each command answered, now that the race is over."""
         from .run import Reply
 
-        return [Reply(*self.runner.system.answer(reply)) if isinstance(reply, int) else reply
+        return [Reply(*self.system.answer(reply)) if isinstance(reply, int) else reply
                 for reply in self.replies]
 
 
@@ -125,7 +124,7 @@ def run(runner: Runner, command: c.Race) -> Reply:
     with told(runner, command):
         if started.race is not None:
             play(started.race, started.parties, [turn for turn in command.turns if turn.party in started.parties])
-            runner.system.check()
+            started.system.check()
     replies = started.answers()
     return next((reply for reply in reversed(replies) if reply.ret == -1), replies[0])
 
@@ -133,8 +132,6 @@ def run(runner: Runner, command: c.Race) -> Reply:
 @contextmanager
 def told(runner: Runner, command: c.Race) -> Iterator[None]:
     """A schedule that cannot be kept becomes an error of the scenario."""
-    from .words import ScenarioError
-
     try:
         yield
     except ScheduleError as error:

@@ -132,11 +132,11 @@ class Bench:
     # ---- what a workload is made of
     def file(self, fs: str = "tmpfs") -> int:
         """A file of `pages` pages that nobody maps yet."""
-        return self.system.create_file(fs, self.pages, observe=False)
+        return int(self.system.create_file(fs, self.pages, observe=False))
 
     def spawn(self, number: int) -> int:
         """A process; number n runs on CPU n, the CPUs taken in turn."""
-        return self.system.spawn(cpu=number % self.system.cpus)
+        return int(self.system.spawn(cpu=number % self.system.cpus))
 
     def spawn_mapped(self, file: int, count: int, *, lock: bool = False, touch: bool = True) -> list[int]:
         """`count` processes that map `file` shared at ADDRESS, in turn."""

@@ -97,7 +97,7 @@ def _left(record: dict[str, Any]) -> str:
 
 def _locks(command: str) -> bool:
     words = command.split()
-    return len(words) > 1 and words[1] in ("mlock", "mlock2", "munlock", "munmap", "exit") or words[0] in (
+    return (len(words) > 1 and words[1] in ("mlock", "mlock2", "munlock", "munmap", "exit")) or words[0] in (
         "race", "compact", "truncate")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import IO, Any
 
 from fastmlock.studies.report import duration
@@ -35,8 +36,8 @@ def columns(rows: Sequence[Record]) -> list[Column]:
     found: list[Column] = [("kernel", lambda row: str(row["kernel"]))]
     if timed:
         found.append(("time", lambda row: duration(row["time_ns"])))
-    for title, _, _ in WAITS:
-        found.append((f"wait: {title}", lambda row, title=title: (duration if timed else count)(wait(row, title))))
+    shown = duration if timed else count
+    found += [(f"wait: {title}", partial(_wait_cell, title, shown)) for title, _, _ in WAITS]
     return [
         *found,
         ("walks", lambda row: count(row["rmap_walks"])), ("VMAs visited", lambda row: count(row["rmap_vmas"])),
@@ -47,6 +48,10 @@ def columns(rows: Sequence[Record]) -> list[Column]:
         ("left Mlocked", lambda row: count(row["left_marked"])),
         ("stranded", lambda row: count(row["stranded"])), ("cleared", lambda row: count(row["cleared"])),
     ]
+
+
+def _wait_cell(title: str, shown: Callable[[int], str], row: Record) -> str:
+    return shown(wait(row, title))
 
 
 def count(n: int) -> str:
@@ -63,9 +68,9 @@ def title(rows: Sequence[Record]) -> str:
 
 
 LEGEND = (
-    "wait: {unit}.  walks, VMAs visited: of the reverse map.  lru_lock: times taken.  locked, evictable: pages that some",
-    "process has locked and reclaim could take, and nr_mlock off: the counter less the pages that are locked, both the",
-    "worst at any check.  left: pages at the end, locked by nobody, still unevictable or Mlocked.  stranded, cleared: events.",
+    "wait: {unit}.  walks, VMAs visited: of the reverse map.  lru_lock: times taken.  locked, evictable: pages that",
+    "some process has locked and reclaim could take, and nr_mlock off: the counter less the pages that are locked, both",
+    "the worst at any check.  left: pages at the end, locked by nobody, still unevictable or Mlocked.",
 )
 
 
@@ -115,7 +120,8 @@ def draw(rows: Sequence[Record], path: str) -> str:
                         ("munlocks", "munlocks of a page")):
         middle.plot(at, [row[name] for row in rows], marker="o", label=label)
     middle.set(yscale="symlog", ylabel="number", title="what it does")
-    for name, label in (("worst_evictable", "locked but evictable, worst"), ("worst_unmarked", "locked but not Mlocked, worst"),
+    for name, label in (("worst_evictable", "locked but evictable, worst"),
+                        ("worst_unmarked", "locked but not Mlocked, worst"),
                         ("left_unevictable", "left unevictable"), ("left_marked", "left Mlocked")):
         bottom.plot(at, [row[name] for row in rows], marker="o", label=label)
     bottom.set(yscale="symlog", ylabel="pages", title="what is wrong")
