@@ -188,7 +188,7 @@ def test_points_with_the_batch_lose_some(number):
     assert min(lost) < 0
 
 
-@pytest.mark.parametrize("workload", ["storm", "lock-loops", "remap-loops", "migration", "daemons"])
+@pytest.mark.parametrize("workload", ["storm", "lock-loops", "remap-loops", "migration", "daemons", "reclaim"])
 @pytest.mark.parametrize("number", range(6, 14))
 def test_identity_of_nr_mlock(workload, number):
     """nr_mlock = mlocked - munlocked - stranded - cleared at the end of every run from 06 on."""
@@ -320,6 +320,42 @@ def test_experiment_exit_beside_mappers_takes_longer_before():
     assert time_ns(13, 32) < 1.1 * time_ns(13, 1)
 
 
+# ---- reclaim (sections 2.8 and 3, patch 13)
+@pytest.mark.parametrize("kernel", [*SERIES, "5.10", "5.18", "6.1"])
+def test_reclaim_leaves_locked_pages_and_takes_the_others(kernel):
+    """At every point of the series mlock is effective against reclaim, whatever the counters say."""
+    text = ("file f ext4 8\nfile g ext4 8\np0 mmap F f shared r 0 8\np0 mmap G g shared r 0 8\np0 touch F 0 8 r\n"
+            "p0 touch G 0 8 r\np0 mlock F 0 8\ndrain\n" + "reclaim 64\ndrain\n" * 4)
+    last = steps(text, kernel)[-1]
+    regions = last["p"]["p0"]["reg"]
+    assert [run[2:4] for run in regions["F"]["pg"]] == [["f", 1]]
+    assert regions["F"]["pg"][0][4].startswith("LUM"), "marked by now, at the latest by reclaim itself"
+    assert [run[2] for run in regions["G"]["pg"]] == ["-"]
+
+
+def test_reclaim_marks_what_a_fault_left_unmarked():
+    """Base: pages faulted in under lock-on-fault are ordinary until reclaim finds them: mlocked and culled then."""
+    text = ("file f ext4 8\np0 mmap A f shared r 0 8\ndrain\np0 mlock2 A 0 8 onfault\np0 touch A 0 8 r\ndrain\n"
+            + "reclaim 64\ndrain\n" * 2)
+    records = steps(text, SERIES[0])
+    assert events(records, 4, 6) == {} and events(records, 7, 10) == {"mlocked": 8, "culled": 8}
+    records = steps(text, SERIES[13])
+    assert events(records, 4, 6) == {"mlocked": 8, "culled": 8} and events(records, 7, 10) == {}
+
+
+def test_reclaim_repairs_a_page_once_and_it_is_released_by_the_first_munlock():
+    """A page repaired by reclaim counts 0 or 1, however many lock it; the first munlock releases it, and reclaim repairs
+    it again (the specification, section 4)."""
+    text = ("procs 3\np1 cpu 1\nfile f ext4 1\np0-2 mmap A f shared r 0 1\np0-2 touch A 0 1 r\np1-2 mlock A 0 1\ndrain\n"
+            "race p0 mlock A 0 1 | p1 munlock A 0 1 : p0 until lru_lock, p1 to end, p0 on\ndrain\nreclaim 8\ndrain\n"
+            "p0 munlock A 0 1\ndrain\nreclaim 8\ndrain\n")
+    records = steps(text, SERIES[13], cpus=3)
+    repaired, released, again = (records[at]["f"]["f"][0] for at in (-5, -3, -1))
+    assert repaired[4].startswith("LUM") and repaired[5] in (0, 1)
+    assert not set("UM") & set(released[4])
+    assert again[4].startswith("LUM") and again[3] == 3, "nobody lost the mapping"
+
+
 # ---- the workloads
 @cache
 def rows(workload, machine=None):
@@ -327,7 +363,7 @@ def rows(workload, machine=None):
 
 
 @pytest.mark.parametrize("machine", [None, "generic"])
-@pytest.mark.parametrize("workload", sorted(set(WORKLOADS) - {"oom", "reclaim"}))
+@pytest.mark.parametrize("workload", sorted(set(WORKLOADS) - {"oom"}))
 def test_walks_end_with_01(workload, machine):
     walks = [row["rmap_walks"] for row in rows(workload, machine)]
     assert walks[0] > 0 and walks[1:] == [0] * 13
@@ -405,8 +441,7 @@ def test_series_command_timed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "status", "message"), [
-    (["oom"], 3, "not supported: workload oom"), (["reclaim"], 3, "not supported: workload reclaim"),
-    (["rain"], 2, "no workload 'rain'"), (["--explain", "14"], 2, "no patch"), (["--explain", "x"], 2, "no patch"),
+    (["oom"], 3, "not supported: workload oom"), (["rain"], 2, "no workload 'rain'"), (["--explain", "14"], 2, "no patch"), (["--explain", "x"], 2, "no patch"),
     (["--procs", "0"], 2, "0 processes"), (["--machine", "abacus"], 2, "abacus"),
     (["--kernels", "5.17-rc2+13-11"], 2, "cannot work"), (["--plot", "p.txt"], 2, "--plot p.txt"),
 ])
@@ -453,7 +488,7 @@ def test_explanation_names_what_is_there(number):
         assert re.search(rf"\b{name}\b", sources), name
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 10, 11])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13])
 def test_explanation_shows_a_difference(number):
     lines = list(explain(number))
     before, after = SERIES[number - 1], SERIES[number]

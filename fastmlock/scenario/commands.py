@@ -75,6 +75,13 @@ class Compact(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Reclaim(Command):
+    """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
+
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
 class DropCaches(Command):
     what: int
 

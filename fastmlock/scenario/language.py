@@ -122,6 +122,10 @@ def _file_range(verb: str) -> _Parser:
     return parse
 
 
+def _reclaim(at: At, words: Words, known: _Known) -> Command:
+    return c.Reclaim(*at, words.number("the number of pages", 0, c.MAX_PAGES))
+
+
 def _drop_caches(at: At, words: Words, known: _Known) -> Command:
     return c.DropCaches(*at, words.number("what to drop", 0, 7))
 
@@ -264,6 +268,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "fread": ("fread F OFF N", _file_range("fread")),
     "drain": ("drain", lambda at, *_: c.Drain(*at)),
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
+    "reclaim": ("reclaim N", _reclaim),
     "dropcaches": ("dropcaches N", _drop_caches),
     "sysctl": ("sysctl PATH VALUE", _sysctl),
     "sleep": ("sleep MS", _sleep),

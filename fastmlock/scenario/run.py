@@ -287,6 +287,13 @@ def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region:
     return system.move_pages(pid, _address(region, command.offset))
 
 
+def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
+    reclaim = getattr(runner.system, "reclaim", None)
+    if reclaim is None:
+        raise NotSupported("reclaim on this system")
+    return Reply(*reclaim(command.pages))
+
+
 def _file_range(runner: Runner, command: c.FileRange) -> Reply:
     system, file = runner.system, runner.file_id(command.file)
     if command.verb == "punch":
@@ -321,6 +328,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.FileRange: _file_range,
     c.Drain: lambda runner, command: runner.drain(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
+    c.Reclaim: lambda runner, command: _reclaim(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),

@@ -98,14 +98,16 @@ def _left(record: dict[str, Any]) -> str:
 def _locks(command: str) -> bool:
     words = command.split()
     return (len(words) > 1 and words[1] in ("mlock", "mlock2", "munlock", "munmap", "exit")) or words[0] in (
-        "race", "compact", "truncate")
+        "race", "compact", "truncate", "reclaim")
 
 
 def _runs(runs: list[list[Any]]) -> str:
-    """Pages in equal state: "[0-3] LUM count 2"."""
+    """Pages in equal state: "[0-3] LUM mapped 2 count 2"."""
     shown: list[tuple[int, int, str]] = []
-    for first, last, _, _, flags, count in runs:
+    for first, last, _, mapcount, flags, count in runs:
         state = "".join(flag for flag in flags if flag in _SHOWN) or "-"
+        if mapcount > 0:
+            state += f" mapped {mapcount}"
         if count >= 0:
             state += f" count {count}"
         if shown and shown[-1][2] == state and shown[-1][1] + 1 == first:

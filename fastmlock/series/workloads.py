@@ -91,9 +91,15 @@ def migration(b: Bench) -> None:
 
 
 def reclaim(b: Bench) -> None:
-    """N processes have locked the same file; reclaim scans its pages"""
-    raise NotSupported("workload reclaim: scans of the LRU lists (kswapd) are not modelled; only MADV_COLD and "
-                       "MADV_PAGEOUT reclaim, and these leave locked VMAs alone")
+    """N processes lock a file that as many others only map; reclaim scans the file lists; then the lockers exit at once"""
+    file = b.file("ext4")
+    pids = b.spawn_mapped(file, 2 * b.procs)
+    b.begin()
+    b.together([partial(b.system.mlock, pid, ADDRESS, b.length) for pid in pids[1::2]])
+    for _ in range(ROUNDS):
+        b.one(partial(b.system.reclaim, b.pages))
+    b.check()
+    b.together([partial(b.system.exit, pid) for pid in pids[1::2]])
 
 
 def oom(b: Bench) -> None:
