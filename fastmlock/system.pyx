@@ -439,6 +439,13 @@ cdef class System(WorldHandle):
             return -1, _errno.EINVAL
         return self.call(self.controller, F_SYS_RECLAIM, pages)
 
+    def reap(self, int pid):
+        """The OOM reaper takes what it may of a process that is killed; the process itself exits later. EAGAIN if its
+        mmap_lock cannot be had."""
+        if not self.alive(pid):
+            return -1, _errno.ESRCH
+        return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL

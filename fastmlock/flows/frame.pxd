@@ -74,6 +74,7 @@ cdef enum Flow:
     F_PAGE_REFERENCED       # page_referenced: a = page; res = SEEN_..., or -1
     F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
     F_SYS_RECLAIM           # a = pages of each list; ret = freed
+    F_OOM_REAP              # a = mm
     F_MIGRATE               # unmap_and_move: a = page; res = moved
     F_TRY_TO_MIGRATE        # a = page
     F_REMOVE_MIGRATION      # a = old page, b = new page

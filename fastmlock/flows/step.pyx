@@ -6,7 +6,7 @@ at a request.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
-from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock,
+from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
                               protect, reclaim, remap, scan, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
@@ -35,6 +35,7 @@ protect.register(TABLE)
 remap.register(TABLE)
 reclaim.register(TABLE)
 scan.register(TABLE)
+oom.register(TABLE)
 synthetic.register(TABLE)
 
 

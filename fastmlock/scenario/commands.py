@@ -82,6 +82,13 @@ class Reclaim(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Reap(Command):
+    """The OOM reaper takes what it may of a process, which exits later. Not the recorder's."""
+
+    victim: int
+
+
+@dataclass(frozen=True, slots=True)
 class DropCaches(Command):
     what: int
 

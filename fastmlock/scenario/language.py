@@ -126,6 +126,13 @@ def _reclaim(at: At, words: Words, known: _Known) -> Command:
     return c.Reclaim(*at, words.number("the number of pages", 0, c.MAX_PAGES))
 
 
+def _reap(at: At, words: Words, known: _Known) -> Command:
+    victims = processes(words.take("the process"))
+    if len(victims) != 1:
+        raise words.wrong("the reaper takes one process at a time")
+    return c.Reap(*at, victims.start)
+
+
 def _drop_caches(at: At, words: Words, known: _Known) -> Command:
     return c.DropCaches(*at, words.number("what to drop", 0, 7))
 
@@ -269,6 +276,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "drain": ("drain", lambda at, *_: c.Drain(*at)),
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
+    "reap": ("reap pJ", _reap),
     "dropcaches": ("dropcaches N", _drop_caches),
     "sysctl": ("sysctl PATH VALUE", _sysctl),
     "sleep": ("sleep MS", _sleep),

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 MOST = 4
 USAGE = "race COMMAND | COMMAND [| COMMAND] [: p0 until lru_lock, p1 to end, p0 on]"
 CAN_RACE = (c.RangeCall, c.MlockAll, c.MunlockAll, c.Touch, c.Madvise, c.Mprotect, c.LocalDrain, c.Exit, c.Kill,
-            c.Truncate, c.FileRange, c.Drain, c.Compact, c.Reclaim)
+            c.Truncate, c.FileRange, c.Drain, c.Compact, c.Reclaim, c.Reap)
 VERBS = ("mlock, mlock2, munlock, munmap, mlockall, munlockall, touch, madvise, mprotect, ldrain, exit, kill, "
-         "truncate, punch, fadvise, drain, compact, reclaim")
+         "truncate, punch, fadvise, drain, compact, reclaim, reap")
 
 
 def split(words: list[str]) -> tuple[list[list[str]], list[str]]:

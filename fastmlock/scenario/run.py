@@ -294,6 +294,13 @@ def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
     return Reply(*reclaim(command.pages))
 
 
+def _reap(runner: Runner, command: c.Reap) -> Reply:
+    reap, pid = getattr(runner.system, "reap", None), runner.processes[command.victim].pid
+    if reap is None:
+        raise NotSupported("reap on this system")
+    return DEAD if pid is None else Reply(*reap(pid))
+
+
 def _file_range(runner: Runner, command: c.FileRange) -> Reply:
     system, file = runner.system, runner.file_id(command.file)
     if command.verb == "punch":
@@ -329,6 +336,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.Drain: lambda runner, command: runner.drain(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
+    c.Reap: lambda runner, command: _reap(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),

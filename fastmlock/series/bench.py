@@ -119,15 +119,21 @@ class Bench:
     machine: str | None = None
     system: System = field(init=False)
     worst: Worst = field(default_factory=Worst, init=False)
+    reaped: int = field(default=0, init=False)
+    """Pages that the OOM reaper took."""
 
     def __post_init__(self) -> None:
         n = 2 * self.procs + 4
         tables = self.pages // 512 + 3
         cpus = max(2, self.procs)
         self.system = System(self.kernel, cpus=cpus, nodes=_nodes(self.machine, cpus), capacity={
-            "pages": 4 * self.pages + 4096, "tasks": n + 8, "mms": n + 8, "vmas": 4 * n + 64, "nodes": 8 * n + 256,
+            "pages": 2 * self.pages + 4096, "tasks": n + 8, "mms": n + 8, "vmas": 4 * n + 64, "nodes": 8 * n + 256,
             "leaves": 3 * n * tables, "tables": n * 8, "cache": 2 * self.pages + 256})
         self.running: Driver | None = None
+
+    def mapped_pages(self) -> int:
+        """Present page-table entries of all processes."""
+        return sum(int(self.system.mms[mm]["rss"]) for mm in self.system.tasks["mm"][:self.system.nr_tasks] if mm)
 
     # ---- what a workload is made of
     def file(self, fs: str = "tmpfs") -> int:
@@ -199,6 +205,6 @@ class Bench:
             "worst_unmarked": self.worst.unmarked, "worst_evictable": self.worst.evictable,
             "worst_nr_mlock_off": self.worst.nr_mlock_off,
             "left_unevictable": left.left_unevictable, "left_marked": left.left_marked,
-            "left_nr_mlock_off": left.nr_mlock_off, "left_count_high": left.count_high,
+            "reaped": self.reaped, "left_nr_mlock_off": left.nr_mlock_off, "left_count_high": left.count_high,
             **self.running.times(),
         }

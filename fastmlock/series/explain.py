@@ -98,7 +98,7 @@ def _left(record: dict[str, Any]) -> str:
 def _locks(command: str) -> bool:
     words = command.split()
     return (len(words) > 1 and words[1] in ("mlock", "mlock2", "munlock", "munmap", "exit")) or words[0] in (
-        "race", "compact", "truncate", "reclaim")
+        "race", "compact", "truncate", "reclaim", "reap")
 
 
 def _runs(runs: list[list[Any]]) -> str:

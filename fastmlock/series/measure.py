@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from fastmlock import kernels
+from fastmlock.studies.memory import available_bytes
 
 from .bench import Bench
-from .workloads import WORKLOADS
+from .workloads import OWN_PAGES, WORKLOADS
 
 Record = dict[str, object]
 
@@ -34,6 +35,10 @@ def measure(workload: str, names: Iterable[str] = kernels.SERIES, *, procs: int 
         raise SeriesError(f"{procs} processes: use 1 to 256")
     if not 1 <= pages <= 1 << 16:
         raise SeriesError(f"{pages} pages: use 1 to {1 << 16}")
+    need = int(procs * pages * (8 + 80 * OWN_PAGES.get(workload, 0.0))) + (64 << 20)
+    if need > available_bytes():
+        raise SeriesError(f"{procs} processes x {pages} pages need about {need >> 20} MiB, and {available_bytes() >> 20} "
+                          "MiB are free: lower --procs or --pages")
     names = list(names)
     for name in names:
         kernels.get(name)

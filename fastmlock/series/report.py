@@ -46,6 +46,7 @@ def columns(rows: Sequence[Record]) -> list[Column]:
         ("nr_mlock off", lambda row: signed(row["worst_nr_mlock_off"] or row["left_nr_mlock_off"])),
         ("left unevictable", lambda row: count(row["left_unevictable"])),
         ("left Mlocked", lambda row: count(row["left_marked"])),
+        *([("reaped", lambda row: count(row["reaped"]))] if any(row["reaped"] for row in rows) else []),
         ("stranded", lambda row: count(row["stranded"])), ("cleared", lambda row: count(row["cleared"])),
     ]
 
@@ -69,8 +70,8 @@ def title(rows: Sequence[Record]) -> str:
 
 LEGEND = (
     "wait: {unit}.  walks, VMAs visited: of the reverse map.  lru_lock: times taken.  locked, evictable: pages that",
-    "some process has locked and reclaim could take, and nr_mlock off: the counter less the pages that are locked, both",
-    "the worst at any check.  left: pages at the end, locked by nobody, still unevictable or Mlocked.",
+    "some process has locked and reclaim could take, and nr_mlock off: the counter less the pages that are locked,",
+    "both the worst at any check.  left: pages at the end, locked by nobody, still unevictable or Mlocked.",
 )
 
 

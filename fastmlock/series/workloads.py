@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from fastmlock.scenario.system import (MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_PRIVATE, NotSupported,
-                                       PROT_EXEC, PROT_READ, PROT_WRITE)
+from fastmlock.scenario.system import (MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_PRIVATE, PROT_EXEC,
+                                       PROT_READ, PROT_WRITE)
 
 from .bench import ADDRESS, Bench
 
@@ -91,7 +91,7 @@ def migration(b: Bench) -> None:
 
 
 def reclaim(b: Bench) -> None:
-    """N processes lock a file that as many others only map; reclaim scans the file lists; then the lockers exit at once"""
+    """N processes lock a file that as many others only map; reclaim scans; then the lockers exit at once"""
     file = b.file("ext4")
     pids = b.spawn_mapped(file, 2 * b.procs)
     b.begin()
@@ -103,9 +103,26 @@ def reclaim(b: Bench) -> None:
 
 
 def oom(b: Bench) -> None:
-    """A process with locked memory is killed for want of memory"""
-    raise NotSupported("workload oom: the OOM killer and its reaper are not modelled")
+    """N processes with locked memory of their own are killed; the reaper takes what it may; then all exit at once"""
+    system = b.system
+    pids = []
+    for number in range(b.procs):
+        pid = b.spawn(number)
+        system.mmap(pid, ANON, b.length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED_NOREPLACE | MAP_ANONYMOUS,
+                    None, 0)
+        system.mlock(pid, ANON, b.length)
+        pids.append(pid)
+    b.begin()
+    before = b.mapped_pages()
+    for pid in pids:
+        b.one(partial(system.reap, pid))
+    b.reaped = before - b.mapped_pages()
+    b.check()
+    b.together([partial(system.exit, pid) for pid in pids])
 
+
+#: pages of its own that each process of a workload has, as a share of the file's pages
+OWN_PAGES = {"oom": 1.0, "daemons": 0.25}
 
 WORKLOADS: dict[str, Callable[[Bench], None]] = {
     "storm": storm, "one-by-one": one_by_one, "lock-loops": lock_loops, "remap-loops": remap_loops, "daemons": daemons,
