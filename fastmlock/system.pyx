@@ -91,6 +91,7 @@ cdef class System(WorldHandle):
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
         self.shared_anon = set()
+        self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
 
     # ------------------------------------------------------------ entering the kernel
@@ -101,6 +102,12 @@ cdef class System(WorldHandle):
         # what one call may need beyond its pages: a few VMAs, nodes and tables
         self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
                      avcs=64 + 8 * self.nr_vmas(task))
+        if self.deferred is not None:
+            if task in self.deferred:
+                raise ValueError(f"process {task} has a call under way")
+            flow_start(w, task, flow, a, b, c, d)
+            self.deferred.append(task)
+            return 0, 0
         return self.enter(task, flow, a, b, c, d)
 
     cdef tuple enter(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
@@ -111,10 +118,43 @@ cdef class System(WorldHandle):
             flow_start(w, task, flow, a, b, c, d)
             req = run_untimed(w, task)
         if req == REQ_ERROR:
-            if w.error == ERR_UNSUPPORTED:
-                raise NotSupported(NOT_MODELLED.get(w.unsupported, f"flow {w.unsupported}"))
             self.check()
         return t.ret, t.err
+
+    def check(self):
+        """Raises NotSupported or ModelError if the last run could not go on."""
+        if self.w.error == ERR_UNSUPPORTED:
+            raise NotSupported(NOT_MODELLED.get(self.w.unsupported, f"flow {self.w.unsupported}"))
+        WorldHandle.check(self)
+
+    # ------------------------------------------------------------ calls that race
+    def defer(self):
+        """From here on system calls are only begun, until `deferred_tasks` hands them over to a race."""
+        self.deferred = []
+        self.room = {}
+
+    def begun(self):
+        """The tasks whose calls were begun since `defer`, in order."""
+        return list(self.deferred)
+
+    def deferred_tasks(self):
+        """The tasks whose calls were begun since `defer`, in order. Calls run at once again."""
+        tasks, self.deferred = self.deferred, None
+        self.room = {}
+        return tasks
+
+    def answer(self, int task):
+        """What the task's last call answered: (ret, errno, signal)."""
+        cdef Task *t = &self.w.tasks[task]
+        return t.ret, t.err, t.sig
+
+    def reserve(self, **need):
+        """See `WorldHandle.reserve`; calls that are only begun need their room all at the same time."""
+        if self.deferred is not None:
+            for pool, count in need.items():
+                self.room[pool] = self.room.get(pool, 0) + count
+            need = self.room
+        WorldHandle.reserve(self, **need)
 
     cdef int nr_vmas(self, int task):
         return self.w.mms[self.w.tasks[task].mm].map_count
@@ -405,14 +445,17 @@ cdef class System(WorldHandle):
         w.cache_used += slots
         return mapping
 
-    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True):
+    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
+                    bint interleave=False):
         """A file on "tmpfs" or "ext4", written page by page unless `sparse`. With `observe` the controller maps it, as
-        the recorder does, and never touches it. -> file number"""
+        the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
+        lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
         file = self.new_mapping(pages, fs == "tmpfs")
+        self.w.mappings[file].interleave = interleave
         self.make_room(pages)
         if not sparse:
             self.call(self.controller, F_FILE_WRITE, file, 0, pages, fs == "ext4")
@@ -467,6 +510,19 @@ cdef class System(WorldHandle):
     def compact(self):
         self.make_room(self.w.pages_used)
         return self.call(self.controller, F_COMPACT)
+
+    def reclaim(self, long pages):
+        """One pass of reclaim over the file lists: at most `pages` of each active and each inactive one. -> (freed, 0)"""
+        if pages < 0:
+            return -1, _errno.EINVAL
+        return self.call(self.controller, F_SYS_RECLAIM, pages)
+
+    def reap(self, int pid):
+        """The OOM reaper takes what it may of a process that is killed; the process itself exits later. EAGAIN if its
+        mmap_lock cannot be had."""
+        if not self.alive(pid):
+            return -1, _errno.ESRCH
+        return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
 
     def drop_caches(self, int what):
         if not 1 <= what <= 4:

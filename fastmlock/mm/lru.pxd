@@ -111,3 +111,6 @@ cdef bint mark_page_accessed(World *w, int cpu, uint32_t page) noexcept nogil
 # needed; `commit` does what is done under it.
 cdef bint pvec_prepare(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil
 cdef void pvec_commit(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil
+
+# a page reaches its list, under the lruvec lock
+cdef void lru_add_fn(World *w, int cpu, uint32_t page) noexcept nogil

@@ -50,6 +50,20 @@ cdef inline uint32_t rmap_tree(World *w, uint32_t page) noexcept nogil:
     return w.mappings[p.mapping].root
 
 
+cdef inline int64_t rmap_lock_class(World *w, uint32_t page) noexcept nogil:
+    return LK_ANON_VMA if w.pages[page].flags & PG_anon else LK_I_MMAP
+
+
+cdef inline int64_t rmap_lock(World *w, uint32_t page) noexcept nogil:
+    cdef Page *p = &w.pages[page]
+    return w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
+
+
+cdef inline int64_t rmap_address(World *w, uint32_t node, uint32_t page) noexcept nogil:
+    cdef Vma *v = &w.vmas[w.nodes[node].vma]
+    return v.start + (w.pages[page].index - v.pgoff)
+
+
 # anon_vma families; each false with w.error set when a pool is empty
 cdef bint anon_vma_prepare(World *w, uint32_t vma) noexcept nogil
 cdef bint anon_vma_clone(World *w, uint32_t dst, uint32_t src) noexcept nogil

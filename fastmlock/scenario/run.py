@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
+from . import races
 from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
@@ -325,6 +326,20 @@ def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region:
     return system.move_pages(pid, _address(region, command.offset))
 
 
+def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
+    reclaim = getattr(runner.system, "reclaim", None)
+    if reclaim is None:
+        raise NotSupported("reclaim on this system")
+    return Reply(*reclaim(command.pages))
+
+
+def _reap(runner: Runner, command: c.Reap) -> Reply:
+    reap, pid = getattr(runner.system, "reap", None), runner.processes[command.victim].pid
+    if reap is None:
+        raise NotSupported("reap on this system")
+    return DEAD if pid is None else Reply(*reap(pid))
+
+
 def _file_range(runner: Runner, command: c.FileRange) -> Reply:
     system, file = runner.system, runner.file_id(command.file)
     if command.verb == "punch":
@@ -361,8 +376,11 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.FileRange: _file_range,
     c.Drain: lambda runner, command: runner.drain(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
+    c.Reclaim: lambda runner, command: _reclaim(runner, command),
+    c.Reap: lambda runner, command: _reap(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),
     c.Snap: lambda runner, command: Reply(),
+    c.Race: races.run,
 }

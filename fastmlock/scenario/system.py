@@ -111,6 +111,21 @@ class SystemUnderTest(Protocol):
         ...
 
 
+class RacingSystem(SystemUnderTest, Protocol):
+    """A system whose calls can be begun without being run, so that several are under way at once."""
+
+    def defer(self) -> None: ...
+    def begun(self) -> list[int]: ...
+    def deferred_tasks(self) -> list[int]: ...
+    def answer(self, task: int) -> tuple[int, int, int]:
+        """(ret, errno, signal) of the task's last call."""
+        ...
+
+    def check(self) -> None:
+        """Raises what kept the last run from going on."""
+        ...
+
+
 Maker = Callable[[], SystemUnderTest]
 """Makes a fresh system; `opened` closes it after use if it can be closed."""
 

@@ -365,6 +365,7 @@ cdef struct Traits:
     int32_t mlock_pvec_size
     int32_t drain_on_populate   # ece369c7e104
     int32_t special_check       # c8263bd60500
+    int32_t local_lock          # adb11e78c5dc: no effect without PREEMPT_RT
     int32_t gather_drains       # freeing after a TLB flush drains the local batches (through 6.12)
     int32_t munmap_drains       # munmap and exit drain before zapping (through 6.12)
     int32_t madv_populate       # 5.14
