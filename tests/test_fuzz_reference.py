@@ -57,7 +57,8 @@ def test_most_programs_are_valid_and_use_every_verb() -> None:
                     for words in (command.text.split() for command in scenario.commands))
     assert valid > 300
     assert used >= {"mmap", "munmap", "mlock", "mlock2", "munlock", "mlockall", "munlockall", "touch", "mremap",
-                    "drain", "madvise", "mprotect", "msync", "rlimit", "setuid", "cpu", "ldrain", "movepages", "fork", "exit",
+                    "drain",
+                    "madvise", "mprotect", "msync", "rlimit", "setuid", "cpu", "ldrain", "movepages", "fork", "exit",
                     "kill", "file", "truncate", "punch", "fadvise", "fwrite", "fread"}
 
 

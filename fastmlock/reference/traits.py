@@ -61,7 +61,7 @@ class Traits:
     mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
     write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
     drop_caches_drains: bool = False        # 6.0: drop_caches drains every cpu first
-    remove_maywrite: bool = False           # 6.7: MADV_REMOVE asks whether a shared mapping may be written, not is
+    remove_maywrite: bool = False           # 6.7, 6.1.y: MADV_REMOVE asks whether a mapping may be written, not is
     mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
     merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
     dirty_ptes: bool = False                # 6.18: a writable pte of a dirty page is born dirty
@@ -91,11 +91,11 @@ def _table() -> dict[str, Traits]:
                    mremap_looks_first=False, pread_marks_next=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
-    v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, drop_caches_drains=True,
-                  mremap_positive_efault=False, pread_marks_next=True)
+    v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
+                  remove_maywrite=True, drop_caches_drains=True, mremap_positive_efault=False, pread_marks_next=True)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
-                   populate_checks_first=True, mprotect_uncharges=True, remove_maywrite=True, child_runs_first=True)
+                   populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True, write_prefaults=False)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
