@@ -118,7 +118,7 @@ class Traits:
     child_runs_first: int = 0 #: after a fork the child writes before its parent does (EEVDF, 6.6)
     write_prefaults: int = 1 #: write() faults its buffer in before it looks the page up (through 6.15)
     drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.0)
-    remove_maywrite: int = 0 #: MADV_REMOVE asks whether a shared mapping may be written, not is (6.7, 6.1.y)
+    remove_maywrite: int = 0 #: MADV_REMOVE asks whether a shared mapping may be written, not is (6.7, stable 5.10 and 6.1)
     dontunmap_accounts: int = 0 #: MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
     mprotect_uncharges: int = 0 #: read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
     mremap_checks_first: int = 0 #: mremap looks at the old VMA before it unmaps anything (6.17)
@@ -140,8 +140,8 @@ def with_patches(base: Traits, first: int) -> Traits:
     return replace(base, **{f"p{n:02}": 1 for n in range(1, first + 1)})
 
 
-_V5_10 = Traits(release=510, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0, pread_marks_next=1,
-                mremap_positive_efault=0, mremap_looks_first=0)
+_V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
+                pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1)

@@ -61,7 +61,7 @@ class Traits:
     mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
     write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
     drop_caches_drains: bool = False        # 6.0: drop_caches drains every cpu first
-    remove_maywrite: bool = False           # 6.7, 6.1.y: MADV_REMOVE asks whether a mapping may be written, not is
+    remove_maywrite: bool = False           # 6.7 and stable: MADV_REMOVE asks whether a mapping may be written, not is
     mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
     merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
     dirty_ptes: bool = False                # 6.18: a writable pte of a dirty page is born dirty
@@ -86,9 +86,8 @@ def _table() -> dict[str, Traits]:
     for n, flag in enumerate(_SERIES, 1):
         on: Any = {flag: True}
         points.append(replace(points[-1], name=f"5.17-rc2+{n:02}", **on))
-    v510 = replace(base, name="5.10", release=510, madv_populate=False, dontunmap_any=False, memlock_default=64 << 10,
-                   mremap_positive_efault=False,
-                   mremap_looks_first=False, pread_marks_next=True)
+    v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True, dontunmap_any=False,
+                   memlock_default=64 << 10, mremap_positive_efault=False, mremap_looks_first=False, pread_marks_next=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
