@@ -118,7 +118,7 @@ class Traits:
     child_runs_first: int = 0 #: after a fork the child writes before its parent does (EEVDF, 6.6)
     write_prefaults: int = 1 #: write() faults its buffer in before it looks the page up (through 6.15)
     drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.0)
-    remove_maywrite: int = 0 #: MADV_REMOVE asks whether a shared mapping may be written, not is (6.7, stable 5.10 and 6.1)
+    remove_maywrite: int = 0 #: MADV_REMOVE asks whether a mapping may be written, not is (6.7, stable 5.10, 6.1)
     dontunmap_accounts: int = 0 #: MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
     mprotect_uncharges: int = 0 #: read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
     mremap_checks_first: int = 0 #: mremap looks at the old VMA before it unmaps anything (6.17)

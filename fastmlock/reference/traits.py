@@ -86,8 +86,9 @@ def _table() -> dict[str, Traits]:
     for n, flag in enumerate(_SERIES, 1):
         on: Any = {flag: True}
         points.append(replace(points[-1], name=f"5.17-rc2+{n:02}", **on))
-    v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True, dontunmap_any=False,
-                   memlock_default=64 << 10, mremap_positive_efault=False, mremap_looks_first=False, pread_marks_next=True)
+    v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
+                   dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
+                   mremap_looks_first=False, pread_marks_next=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
@@ -96,7 +97,8 @@ def _table() -> dict[str, Traits]:
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
-                   dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True, write_prefaults=False)
+                   dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
+                   write_prefaults=False)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 
 
