@@ -6,6 +6,7 @@ at a request.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
+from fastmlock.state.debug cimport CHECKS
 from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
                               protect, reclaim, remap, scan, synthetic, unmap)
 
@@ -62,6 +63,8 @@ cdef int flow_step(World *w, int task) noexcept nogil:
         f = &t.stack[t.depth]
         work(w, WK_STEP, 1)
         req = TABLE[f.fn](w, t, f)
+        if CHECKS and w.error:
+            req = REQ_ERROR
         if req != REQ_NONE:
             t.req = req
             return req

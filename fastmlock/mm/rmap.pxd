@@ -34,6 +34,7 @@ cdef inline void page_add_file_rmap(World *w, int cpu, uint32_t page) noexcept n
 cdef inline bint page_remove_rmap(World *w, int cpu, uint32_t page) noexcept nogil:
     """One mapping less; true if it was the last."""
     cdef Page *p = &w.pages[page]
+    vm_bug_on(w, p.mapcount <= 0, BUG_MAPCOUNT)
     p.mapcount -= 1
     touch(w, page, 1)
     if p.mapcount:
