@@ -7,6 +7,7 @@ cdef class System(WorldHandle):
     cdef readonly int controller_cpu
     cdef readonly bint smaps_shows_lf
     cdef readonly int controller
+    cdef public bint checking
     cdef readonly int release
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults

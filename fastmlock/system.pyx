@@ -26,9 +26,21 @@ from fastmlock.state.types cimport *
 
 import errno as _errno
 
+import numpy as np
+
 from fastmlock import kernels
 from fastmlock.scenario.system import NotSupported
+from fastmlock.state.check import problems
 from fastmlock.state.layout import K
+from fastmlock.state.world import ModelError
+
+cdef extern from *:
+    """
+    #ifndef FASTMLOCK_DEBUG
+    #define FASTMLOCK_DEBUG 0
+    #endif
+    """
+    const bint FASTMLOCK_DEBUG
 
 DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
@@ -71,6 +83,9 @@ cdef class System(WorldHandle):
         where new processes and the one that owns the files run
     capacity : dict
         see `WorldHandle`; arrays grow as they must
+    check : bool
+        after every call, all that must hold is looked at (`fastmlock.state.check`), and ModelError raised with what
+        does not; the default of a debug build
 
     Raises
     ------
@@ -78,10 +93,11 @@ cdef class System(WorldHandle):
     """
 
     def __init__(self, kernel="5.17-rc2", int cpus=2, int worker_cpu=0, int controller_cpu=1, *, int nodes=1,
-                 int memcgs=1, dict capacity=None):
+                 int memcgs=1, dict capacity=None, bint check=FASTMLOCK_DEBUG):
         traits = kernels.get(kernel) if isinstance(kernel, str) else kernel
         WorldHandle.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
         self.kernel = kernel if isinstance(kernel, str) else "custom"
+        self.checking = False
         self.cpus = cpus
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
@@ -91,6 +107,7 @@ cdef class System(WorldHandle):
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
         self.controller = self.spawn(cpu=self.controller_cpu)
+        self.checking = check
 
     # ------------------------------------------------------------ entering the kernel
     cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
@@ -110,6 +127,10 @@ cdef class System(WorldHandle):
             if w.error == ERR_UNSUPPORTED:
                 raise NotSupported(NOT_MODELLED.get(w.unsupported, f"flow {w.unsupported}"))
             self.check()
+        if self.checking:
+            found = problems(self)
+            if found:
+                raise ModelError(f"after flow {flow} of process {task}: {'; '.join(found)}")
         return t.ret, t.err
 
     cdef int nr_vmas(self, int task):
@@ -466,6 +487,14 @@ cdef class System(WorldHandle):
         cdef uint32_t vma = find_vma(self.w, self.w.tasks[pid].mm, addr >> 12)
         return vma if vma and self.w.vmas[vma].start <= addr >> 12 else 0
 
+    def mapping_of(self, int pid, addr):
+        """Number of the file that the vma at `addr` maps, 0 for anonymous memory or no vma."""
+        return self.w.vmas[self.find(pid, addr)].mapping
+
+    def offset_of(self, int pid, addr):
+        """Byte offset in its file of the first byte of the vma at `addr`."""
+        return self.w.vmas[self.find(pid, addr)].pgoff << 12
+
     def pte(self, int pid, addr):
         cdef World *w = self.w
         cdef uint32_t leaf = find_leaf(w, w.tasks[pid].mm, addr >> 12)
@@ -476,6 +505,21 @@ cdef class System(WorldHandle):
             return "-", 0
         anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
         return "a" if anon else "f", pte_pfn(pte)
+
+    def ptes(self, int pid, addr, long pages):
+        """The page-table entries of `pages` pages from `addr` on: uint64[pages], PTE_* bits below bit 12, pfn above;
+        0 where there is none."""
+        cdef World *w = self.w
+        cdef int64_t vpn = addr >> 12, at
+        cdef uint32_t leaf
+        out = np.zeros(max(pages, 0), np.uint64)
+        cdef uint64_t[::1] entries = out
+        at = next_mapped(w, w.tasks[pid].mm, vpn, vpn + pages)
+        while at < vpn + pages:
+            leaf = find_leaf(w, w.tasks[pid].mm, at)
+            entries[at - vpn] = pte_get(w, leaf, <int>(at & 511))
+            at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
+        return out
 
     def page(self, long pfn):
         """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
