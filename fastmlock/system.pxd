@@ -8,6 +8,7 @@ cdef class System(WorldHandle):
     cdef readonly bint smaps_shows_lf
     cdef readonly int controller
     cdef public bint checking
+    cdef dict shm_locked
     cdef readonly int release
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults

@@ -44,6 +44,8 @@ cdef extern from *:
 
 DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
+cdef enum:
+    MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
 _LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG_active, "A"),
             (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
             (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
@@ -56,7 +58,7 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
+    <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
 }
 
 
@@ -98,6 +100,7 @@ cdef class System(WorldHandle):
         WorldHandle.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
         self.kernel = kernel if isinstance(kernel, str) else "custom"
         self.checking = False
+        self.shm_locked = {}
         self.cpus = cpus
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
@@ -216,16 +219,20 @@ cdef class System(WorldHandle):
 
     # ------------------------------------------------------------ mappings
     def mmap(self, int pid, addr, length, int prot, int flags, file, offset):
-        """As mmap(2), at an address the caller chooses (MAP_FIXED or MAP_FIXED_NOREPLACE)."""
+        """As mmap(2). Without MAP_FIXED and MAP_FIXED_NOREPLACE `addr` is a hint, and the place is the hint if it is free,
+        else the highest gap below the stack that fits, as a process without address randomisation has it."""
         cdef int64_t pages = pages_up(length)
         if not length:
             return -1, _errno.EINVAL
         if not pages or pages << 12 > TASK_SIZE:
             return -1, _errno.ENOMEM
-        if not flags & (0x10 | 0x100000):
-            raise NotSupported("mmap at an address of the kernel's choice")
-        if addr % 4096 or offset % 4096:
+        if offset % 4096 or addr % 4096 and flags & (0x10 | 0x100000):
             return -1, _errno.EINVAL
+        if not flags & (0x10 | 0x100000):
+            addr = self.unmapped_area(pid, addr & ~4095, pages << 12)
+            if not addr:
+                return -1, _errno.ENOMEM
+            flags |= 0x100000
         if addr > TASK_SIZE - (pages << 12):
             return -1, _errno.ENOMEM
         self.make_room(pages)
@@ -233,6 +240,57 @@ cdef class System(WorldHandle):
         if file is None and flags & 1:
             mapping = self.new_mapping(pages, True)
         return self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32, mapping | pgoff << 20)
+
+    def unmapped_area(self, int pid, hint, length):
+        """Where a mapping of `length` bytes goes that asks for no place: byte address, 0 if there is no gap."""
+        cdef World *w = self.w
+        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma, last = 0
+        cdef int64_t pages = length >> 12, top = MMAP_BASE, first = hint >> 12
+        while vma:
+            last = vma
+            if first and w.vmas[vma].start < first + pages and w.vmas[vma].end > first:
+                first = 0
+            vma = w.vmas[vma].next
+        if first and first + pages <= TASK_SIZE >> 12:
+            return first << 12
+        while last and w.vmas[last].end > top - pages:
+            top = min(top, w.vmas[last].start)
+            last = w.vmas[last].prev
+        return (top - pages) << 12 if top - pages >= 16 else 0
+
+    def msync(self, int pid, addr, length, int flags):
+        """As msync(2): nothing is drained. MS_SYNC of a shared disk file is not modelled."""
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        pages = pages_up(length)
+        if length and not pages or (addr >> 12) + pages > 1 << 52:
+            return -1, _errno.ENOMEM
+        return self.call(pid, F_SYS_MSYNC, addr >> 12, (addr >> 12) + pages, flags)
+
+    def shm_lock(self, int pid, int file):
+        """shmctl(SHM_LOCK) on a tmpfs file taken for the segment: accounted to the user, and its mapping marked
+        unevictable; pages are culled when they next reach a list."""
+        cdef Task *t = &self.w.tasks[pid]
+        if not self.w.mappings[file].shmem:
+            return -1, _errno.EINVAL
+        if not t.rlimit_memlock and not t.cap_ipc_lock:
+            return -1, _errno.EPERM
+        if file in self.shm_locked:
+            return 0, 0
+        pages = self.w.mappings[file].size
+        held = sum(size for uid, size in self.shm_locked.values() if uid == t.uid)
+        if held + pages > t.rlimit_memlock >> 12 and not t.cap_ipc_lock:
+            return -1, _errno.ENOMEM
+        self.shm_locked[file] = (t.uid, pages)
+        return self.call(pid, F_SYS_SHM_LOCK, file, 1)
+
+    def shm_unlock(self, int pid, int file):
+        """shmctl(SHM_UNLOCK): every page is looked at (SCANNED), those that nothing else keeps are rescued."""
+        if not self.w.mappings[file].shmem:
+            return -1, _errno.EINVAL
+        if self.shm_locked.pop(file, None) is None:
+            return 0, 0
+        return self.call(pid, F_SYS_SHM_LOCK, file, 0)
 
     def munmap(self, int pid, addr, length):
         if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:

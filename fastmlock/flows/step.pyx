@@ -7,7 +7,7 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock,
-                              protect, reclaim, remap, synthetic, unmap)
+                              protect, reclaim, remap, shm, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -34,6 +34,7 @@ file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)
 reclaim.register(TABLE)
+shm.register(TABLE)
 synthetic.register(TABLE)
 
 
