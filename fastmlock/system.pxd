@@ -7,6 +7,8 @@ cdef class System(WorldHandle):
     cdef readonly int controller_cpu
     cdef readonly bint smaps_shows_lf
     cdef readonly int controller
+    cdef public bint checking
+    cdef dict shm_locked
     cdef readonly int release
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults

@@ -26,12 +26,26 @@ from fastmlock.state.types cimport *
 
 import errno as _errno
 
+import numpy as np
+
 from fastmlock import kernels
 from fastmlock.scenario.system import NotSupported
+from fastmlock.state.check import problems
 from fastmlock.state.layout import K
+from fastmlock.state.world import ModelError
+
+cdef extern from *:
+    """
+    #ifndef FASTMLOCK_DEBUG
+    #define FASTMLOCK_DEBUG 0
+    #endif
+    """
+    const bint FASTMLOCK_DEBUG
 
 DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
+cdef enum:
+    MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
 _LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG_active, "A"),
             (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
             (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
@@ -44,7 +58,7 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
+    <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
 }
 
 
@@ -71,6 +85,9 @@ cdef class System(WorldHandle):
         where new processes and the one that owns the files run
     capacity : dict
         see `WorldHandle`; arrays grow as they must
+    check : bool
+        after every call, all that must hold is looked at (`fastmlock.state.check`), and ModelError raised with what
+        does not; the default of a debug build
 
     Raises
     ------
@@ -78,10 +95,12 @@ cdef class System(WorldHandle):
     """
 
     def __init__(self, kernel="5.17-rc2", int cpus=2, int worker_cpu=0, int controller_cpu=1, *, int nodes=1,
-                 int memcgs=1, dict capacity=None):
+                 int memcgs=1, dict capacity=None, bint check=FASTMLOCK_DEBUG):
         traits = kernels.get(kernel) if isinstance(kernel, str) else kernel
         WorldHandle.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
         self.kernel = kernel if isinstance(kernel, str) else "custom"
+        self.checking = False
+        self.shm_locked = {}
         self.cpus = cpus
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
@@ -93,6 +112,7 @@ cdef class System(WorldHandle):
         self.shared_anon = set()
         self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
+        self.checking = check
 
     # ------------------------------------------------------------ entering the kernel
     cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
@@ -119,6 +139,10 @@ cdef class System(WorldHandle):
             req = run_untimed(w, task)
         if req == REQ_ERROR:
             self.check()
+        if self.checking:
+            found = problems(self)
+            if found:
+                raise ModelError(f"after flow {flow} of process {task}: {'; '.join(found)}")
         return t.ret, t.err
 
     def check(self):
@@ -248,16 +272,20 @@ cdef class System(WorldHandle):
 
     # ------------------------------------------------------------ mappings
     def mmap(self, int pid, addr, length, int prot, int flags, file, offset):
-        """As mmap(2), at an address the caller chooses (MAP_FIXED or MAP_FIXED_NOREPLACE)."""
+        """As mmap(2). Without MAP_FIXED and MAP_FIXED_NOREPLACE `addr` is a hint, and the place is the hint if it is free,
+        else the highest gap below the stack that fits, as a process without address randomisation has it."""
         cdef int64_t pages = pages_up(length)
         if not length:
             return -1, _errno.EINVAL
         if not pages or pages << 12 > TASK_SIZE:
             return -1, _errno.ENOMEM
-        if not flags & (0x10 | 0x100000):
-            raise NotSupported("mmap at an address of the kernel's choice")
-        if addr % 4096 or offset % 4096:
+        if offset % 4096 or addr % 4096 and flags & (0x10 | 0x100000):
             return -1, _errno.EINVAL
+        if not flags & (0x10 | 0x100000):
+            addr = self.unmapped_area(pid, addr & ~4095, pages << 12)
+            if not addr:
+                return -1, _errno.ENOMEM
+            flags |= 0x100000
         if addr > TASK_SIZE - (pages << 12):
             return -1, _errno.ENOMEM
         self.make_room(pages)
@@ -274,6 +302,57 @@ cdef class System(WorldHandle):
             self.shared_anon.remove(mapping)
             self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
         return answer
+
+    def unmapped_area(self, int pid, hint, length):
+        """Where a mapping of `length` bytes goes that asks for no place: byte address, 0 if there is no gap."""
+        cdef World *w = self.w
+        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma, last = 0
+        cdef int64_t pages = length >> 12, top = MMAP_BASE, first = hint >> 12
+        while vma:
+            last = vma
+            if first and w.vmas[vma].start < first + pages and w.vmas[vma].end > first:
+                first = 0
+            vma = w.vmas[vma].next
+        if first and first + pages <= TASK_SIZE >> 12:
+            return first << 12
+        while last and w.vmas[last].end > top - pages:
+            top = min(top, w.vmas[last].start)
+            last = w.vmas[last].prev
+        return (top - pages) << 12 if top - pages >= 16 else 0
+
+    def msync(self, int pid, addr, length, int flags):
+        """As msync(2): nothing is drained. MS_SYNC of a shared disk file is not modelled."""
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        pages = pages_up(length)
+        if length and not pages or (addr >> 12) + pages > 1 << 52:
+            return -1, _errno.ENOMEM
+        return self.call(pid, F_SYS_MSYNC, addr >> 12, (addr >> 12) + pages, flags)
+
+    def shm_lock(self, int pid, int file):
+        """shmctl(SHM_LOCK) on a tmpfs file taken for the segment: accounted to the user, and its mapping marked
+        unevictable; pages are culled when they next reach a list."""
+        cdef Task *t = &self.w.tasks[pid]
+        if not self.w.mappings[file].shmem:
+            return -1, _errno.EINVAL
+        if not t.rlimit_memlock and not t.cap_ipc_lock:
+            return -1, _errno.EPERM
+        if file in self.shm_locked:
+            return 0, 0
+        pages = self.w.mappings[file].size
+        held = sum(size for uid, size in self.shm_locked.values() if uid == t.uid)
+        if held + pages > t.rlimit_memlock >> 12 and not t.cap_ipc_lock:
+            return -1, _errno.ENOMEM
+        self.shm_locked[file] = (t.uid, pages)
+        return self.call(pid, F_SYS_SHM_LOCK, file, 1)
+
+    def shm_unlock(self, int pid, int file):
+        """shmctl(SHM_UNLOCK): every page is looked at (SCANNED), those that nothing else keeps are rescued."""
+        if not self.w.mappings[file].shmem:
+            return -1, _errno.EINVAL
+        if self.shm_locked.pop(file, None) is None:
+            return 0, 0
+        return self.call(pid, F_SYS_SHM_LOCK, file, 0)
 
     def munmap(self, int pid, addr, length):
         if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
@@ -594,6 +673,14 @@ cdef class System(WorldHandle):
         cdef uint32_t vma = find_vma(self.w, self.w.tasks[pid].mm, addr >> 12)
         return vma if vma and self.w.vmas[vma].start <= addr >> 12 else 0
 
+    def mapping_of(self, int pid, addr):
+        """Number of the file that the vma at `addr` maps, 0 for anonymous memory or no vma."""
+        return self.w.vmas[self.find(pid, addr)].mapping
+
+    def offset_of(self, int pid, addr):
+        """Byte offset in its file of the first byte of the vma at `addr`."""
+        return self.w.vmas[self.find(pid, addr)].pgoff << 12
+
     def pte(self, int pid, addr):
         cdef World *w = self.w
         cdef uint32_t leaf = find_leaf(w, w.tasks[pid].mm, addr >> 12)
@@ -604,6 +691,21 @@ cdef class System(WorldHandle):
             return "-", 0
         anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
         return "a" if anon else "f", pte_pfn(pte)
+
+    def ptes(self, int pid, addr, long pages):
+        """The page-table entries of `pages` pages from `addr` on: uint64[pages], PTE_* bits below bit 12, pfn above;
+        0 where there is none."""
+        cdef World *w = self.w
+        cdef int64_t vpn = addr >> 12, at
+        cdef uint32_t leaf
+        out = np.zeros(max(pages, 0), np.uint64)
+        cdef uint64_t[::1] entries = out
+        at = next_mapped(w, w.tasks[pid].mm, vpn, vpn + pages)
+        while at < vpn + pages:
+            leaf = find_leaf(w, w.tasks[pid].mm, at)
+            entries[at - vpn] = pte_get(w, leaf, <int>(at & 511))
+            at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
+        return out
 
     def page(self, long pfn):
         """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""

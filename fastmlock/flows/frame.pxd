@@ -99,6 +99,9 @@ cdef enum ListKind:
     LIST_TASK_PVEC = 1
     LIST_GATHER = 2
 
+cdef enum TaskFlag:
+    TASK_DONTUNMAPPED = 1   # MREMAP_DONTUNMAP left its locked_vm above what is locked
+
 cdef enum Errno:
     EPERM = 1
     ESRCH = 3

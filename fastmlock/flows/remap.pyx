@@ -109,6 +109,8 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == MO_MOVED:
         if dontunmap:
             set_vm_flags(w, vma, v.flags & ~<uint64_t>VM_LOCKED_MASK)
+            if f.k:
+                t.flags |= TASK_DONTUNMAPPED
             if w.tr.dontunmap_accounts and f.k:
                 w.mms[t.mm].locked_vm += new
             if <uint32_t>f.i != vma and v.start == f.b and v.end == f.b + old:

@@ -8,7 +8,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
 from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
-                              protect, reclaim, remap, scan, synthetic, unmap)
+                              protect, reclaim, remap, scan, shm, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -37,6 +37,7 @@ remap.register(TABLE)
 reclaim.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
+shm.register(TABLE)
 synthetic.register(TABLE)
 
 

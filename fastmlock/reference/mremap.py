@@ -136,6 +136,7 @@ def move_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, old: int, new: int, new_add
     move_page_tables(mm, addr, old, new_addr)
     if dontunmap:
         vma.flags &= ~VM_LOCKED_MASK
+        mm.dontunmapped = mm.dontunmapped or bool(flags & VM_LOCKED)
         if k.traits.dontunmap_accounts and flags & VM_LOCKED:
             mm.locked_vm += new
         if copy is not vma and vma.start == addr and vma.end == addr + old:

@@ -62,16 +62,17 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = ()) -> Iterator[Record]:
+        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = (),
+        watch: Callable[[Runner], None] | None = None) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
     regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real`
     are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
     by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
-    the cache is unknown again, so that records do not depend on which frames the kernel gives out. Raises
-    `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where the system has no such
-    path.
+    the cache is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called
+    after each step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
+    the system has no such path.
     """
     runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
     printed = {record["step"]: record for record in real}
@@ -90,6 +91,8 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
         if runner.image:
             runner.image.print(printed.get(step, record))
         before = now
+        if watch is not None:
+            watch(runner)
         yield record
 
 
@@ -126,10 +129,14 @@ class Runner:
             self.image.count()
         return self.system.vmstat()
 
+    def living(self) -> list[tuple[int, int, list[Region]]]:
+        """(number, pid, regions) of each process that is there."""
+        return [(number, process.pid, process.regions) for number, process in enumerate(self.processes)
+                if process.pid is not None and self._alive(process)]
+
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
-        there = [(number, process.pid, process.regions) for number, process in enumerate(self.processes)
-                 if process.pid is not None and self._alive(process)]
+        there = self.living()
         if self.image:
             self.image.look(there, self.files)
         return self.observer.look(there)
