@@ -19,6 +19,7 @@ compiled flows.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_start, run_untimed
+from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma, mm_alloc
 from fastmlock.state.types cimport *
@@ -35,6 +36,8 @@ _LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG
             (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
             (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
 _EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+_HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
@@ -83,27 +86,34 @@ cdef class System(WorldHandle):
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
         self.smaps_shows_lf = bool(traits.smaps_lf)
+        self.release = traits.release
+        self.child_runs_first = bool(traits.child_runs_first)
+        self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
+        self.shared_anon = set()
         self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
 
     # ------------------------------------------------------------ entering the kernel
     cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
-        cdef Task *t
         cdef World *w = self.w
-        cdef int req
         if task < 1 or task >= w.nr_tasks or not w.tasks[task].mm:
             raise ValueError(f"no process {task}")
         # what one call may need beyond its pages: a few VMAs, nodes and tables
         self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
                      avcs=64 + 8 * self.nr_vmas(task))
-        t = &w.tasks[task]
         if self.deferred is not None:
             if task in self.deferred:
                 raise ValueError(f"process {task} has a call under way")
             flow_start(w, task, flow, a, b, c, d)
             self.deferred.append(task)
             return 0, 0
+        return self.enter(task, flow, a, b, c, d)
+
+    cdef tuple enter(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
+        cdef Task *t = &self.w.tasks[task]
+        cdef World *w = self.w
+        cdef int req
         with nogil:
             flow_start(w, task, flow, a, b, c, d)
             req = run_untimed(w, task)
@@ -209,7 +219,7 @@ cdef class System(WorldHandle):
         return child
 
     def exit(self, int pid):
-        self.call(pid, F_SYS_EXIT)
+        self.unmapping(pid, self.call(pid, F_SYS_EXIT))
 
     def alive(self, int pid):
         return self.w.tasks[pid].mm != 0
@@ -224,7 +234,7 @@ cdef class System(WorldHandle):
         cdef Task *t = &self.w.tasks[pid]
         if limit_bytes > t.rlimit_memlock and t.uid:
             return -1, _errno.EPERM
-        t.rlimit_memlock = limit_bytes
+        t.rlimit_memlock = min(limit_bytes, <int64_t>0x7fffffffffffffff)
         return 0, 0
 
     def setuid(self, int pid, int uid):
@@ -254,22 +264,64 @@ cdef class System(WorldHandle):
         mapping, pgoff = (0, 0) if file is None else (file, offset >> 12)
         if file is None and flags & 1:
             mapping = self.new_mapping(pages, True)
-        return self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32, mapping | pgoff << 20)
+            self.shared_anon.add(mapping)
+        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
+                                             mapping | pgoff << 20))
+
+    cdef tuple unmapping(self, int pid, tuple answer):
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
+            self.shared_anon.remove(mapping)
+            self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
+        return answer
 
     def munmap(self, int pid, addr, length):
         if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, _errno.EINVAL
-        return self.call(pid, F_SYS_MUNMAP, addr, length)
+        return self.unmapping(pid, self.call(pid, F_SYS_MUNMAP, addr, length))
 
     def mremap(self, int pid, addr, old_len, new_len, int flags, new_addr):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
-        if max(old, new) << 12 > TASK_SIZE:
+        if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
+        if (addr >> 12) + old > TASK_SIZE >> 12:
+            return self.mremap_beyond(pid, addr, new, flags, new_addr)
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
-        return self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr)
+        return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
+
+    def mremap_beyond(self, int pid, addr, int64_t new, int flags, new_addr):
+        """An old length beyond the end of all addresses: EINVAL, from 6.17 before anything is done, earlier from the
+        munmap of what is cut off, after that of the destination."""
+        if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
+            return -1, _errno.EINVAL
+        if self.w.tr.mremap_positive_efault and not self.find(pid, addr):
+            return _errno.EFAULT, 0
+        if flags & 2 and not self.w.tr.mremap_checks_first:
+            self.munmap(pid, new_addr, new << 12)
+        return -1, _errno.EINVAL
+
+    def msync(self, int pid, addr, length, int flags):
+        """No drain. MS_INVALIDATE (2) refuses locked vmas, MS_SYNC (4) of a disk file is not modelled."""
+        cdef World *w = self.w
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        start = covered = addr >> 12
+        end = start + pages_up(length)
+        vma = w.mms[w.tasks[pid].mm].vma
+        while vma:
+            v = w.vmas[<uint32_t>vma]
+            if v.start < end and v.end > start:
+                if flags & 2 and v.flags & VM_LOCKED:
+                    return -1, _errno.EBUSY
+                if flags & 4 and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
+                    raise NotSupported("msync(MS_SYNC) of a disk file")
+                if v.start <= covered:
+                    covered = v.end
+            vma = v.next
+        return (0, 0) if covered >= end else (-1, _errno.ENOMEM)
 
     def mprotect(self, int pid, addr, length, int prot):
         if addr % 4096:
@@ -298,6 +350,12 @@ cdef class System(WorldHandle):
         self.make_room(min(pages, 1 << 20))
         return self.call(pid, F_SYS_MADVISE, addr >> 12, (addr >> 12) + pages, advice)
 
+    def map_special(self, int pid, addr, length, vm_flags):
+        """A mapping of the kernel's own (vvar, a driver's), with just these vm_flags."""
+        self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)
+        cdef Vma *v = &self.w.vmas[self.find(pid, addr)]
+        v.flags = vm_flags
+
     # ------------------------------------------------------------ locking
     def mlock(self, int pid, addr, length):
         return self.do_mlock(pid, addr, length, K.VM_LOCKED)
@@ -320,7 +378,7 @@ cdef class System(WorldHandle):
             if (addr >> 12) + pages > 1 << 52:
                 return -1, _errno.EINVAL
         self.make_room(min(pages, 1 << 22))
-        return self.call(pid, F_SYS_MLOCK, addr & ~4095, pages << 12, flags)
+        return self.call(pid, F_SYS_MLOCK, addr & ~4095, min(pages, 1 << 40) << 12, flags)
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)
@@ -450,6 +508,8 @@ cdef class System(WorldHandle):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
         if what & 1:
+            if self.w.tr.drop_caches_drains:
+                self.drain_all()
             for file in range(1, self.w.mappings_used):
                 self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
         return 0, 0
@@ -459,7 +519,9 @@ cdef class System(WorldHandle):
             return self.compact()
         if path == "/proc/sys/vm/drop_caches":
             return self.drop_caches(int(value))
-        if path != "/proc/sys/vm/stat_refresh":
+        if path == "/proc/sys/vm/max_map_count":
+            self.w.max_map_count = int(value)
+        elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0
 
@@ -536,5 +598,4 @@ cdef class System(WorldHandle):
         return self.w.mappings[file].size
 
     def cached(self, int file, long index):
-        cdef Mapping *m = &self.w.mappings[file]
-        return self.w.cache[m.base + index] if 0 <= index < m.capacity else 0
+        return find_get_page(self.w, file, index)

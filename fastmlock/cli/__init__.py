@@ -22,7 +22,7 @@ from typing import NoReturn
 DONE, DIFFERS, BAD_INPUT, UNSUPPORTED = 0, 1, 2, 3
 INTERNAL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 70, 130, 141, 143
 
-SUBCOMMANDS = ("storm", "run", "race", "series", "conformance", "kernels", "bench")
+SUBCOMMANDS = ("storm", "run", "race", "series", "conformance", "kernels", "bench", "verify", "detect", "fuzz")
 
 
 class InputError(Exception):

@@ -38,7 +38,7 @@ def command(arguments: argparse.Namespace) -> int:
     system = factory(reference=arguments.reference)(arguments.kernel)
     records = []
     with output(arguments.output) if real is None or arguments.output else nullcontext() as stream:
-        for record in run(scenario, system, kernel=arguments.kernel):
+        for record in run(scenario, system, kernel=arguments.kernel, image=True):
             if stream is not None:
                 stream.write(json.dumps(record) + "\n")
             if real is not None:

@@ -35,7 +35,7 @@ cdef enum Flow:
     F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
     F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
     F_FLUSH                 # tlb_flush_mmu: frees what the task gathered
-    F_UNLINK_VMA            # unlink_anon_vmas, unlink_file_vma: a = vma
+    F_UNLINK_VMAS           # unlink_anon_vmas, unlink_file_vma: a = first vma, b = end (page number)
     F_UNMAP_REGION          # a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
     F_EXIT_MMAP             # a = mm
     # system calls
@@ -79,6 +79,10 @@ cdef enum Flow:
     F_TRY_TO_MIGRATE        # a = page
     F_REMOVE_MIGRATION      # a = old page, b = new page
     F_COMPACT
+    F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
+    F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
+    F_SYS_BRK               # a = start of the heap, b = old end, c = new end (page numbers); ret = the end
+    F_SYS_SHM_LOCK          # a = mapping, b = lock or unlock
     NR_FLOWS = 256
 
 cdef enum FaultFlag:

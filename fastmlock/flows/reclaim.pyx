@@ -147,7 +147,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
             p.flags |= PG_active
         elif p.flags & PG_anon or p.refcount == 2:              # lazily freed, or the cache's and ours alone
             if not p.flags & PG_anon:
-                delete_from_page_cache(w, p.mapping, p.index)
+                delete_from_page_cache(w, p.mapping, p.index, True)
                 p.refcount -= 1
             p.flags &= ~<uint32_t>PG_unevictable
             return ask(t, f, SH_FREE, REQ_UNLOCK_PAGE, LK_PAGE, page)
@@ -254,7 +254,7 @@ cdef enum:
 
 cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
     """A new frame takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
-    cdef uint32_t new = alloc_page(w, w.pages[page].node, w.pages[page].memcg)
+    cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node, w.pages[page].memcg)
     cdef Page *p = &w.pages[page]
     cdef Page *n = &w.pages[new]
     if not new:

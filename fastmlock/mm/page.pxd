@@ -77,12 +77,28 @@ cdef inline int cpu_node(World *w, int cpu) noexcept nogil:
     return (cpu * w.nr_nodes) // w.nr_cpus
 
 
-cdef inline uint32_t alloc_page(World *w, int node, int memcg) noexcept nogil:
-    """A free page with one reference, no flags; 0 and w.error when there is none."""
-    cdef uint32_t page = w.pages_free
+cdef inline uint32_t *free_list(World *w, int cpu) noexcept nogil:
+    """Where the next page for this cpu comes from: its own list (what it freed last comes first), else, when no
+    frame is fresh any more, the common list or another cpu's."""
+    cdef uint32_t *head = &w.pcp[cpu & (PCP_LISTS - 1)]
+    cdef int other
+    if head[0] or w.pages_used < w.pages_cap:
+        return head
+    if w.pages_free:
+        return &w.pages_free
+    for other in range(min(w.nr_cpus, PCP_LISTS)):
+        if w.pcp[other]:
+            return &w.pcp[other]
+    return head
+
+
+cdef inline uint32_t alloc_page(World *w, int cpu, int node, int memcg) noexcept nogil:
+    """A free page with one reference, no flags, for a task on `cpu`; 0 and w.error when there is none."""
+    cdef uint32_t *head = free_list(w, cpu)
+    cdef uint32_t page = head[0]
     cdef Page *p
     if page:
-        w.pages_free = w.pages[page].lru_next
+        head[0] = w.pages[page].lru_next
         w.pages_nfree -= 1
     elif w.pages_used < w.pages_cap:
         page = w.pages_used
@@ -109,14 +125,19 @@ cdef inline uint32_t alloc_page(World *w, int node, int memcg) noexcept nogil:
     return page
 
 
-cdef inline void free_page(World *w, uint32_t page) noexcept nogil:
-    """Back to the free list. The caller has taken it off the LRU."""
+cdef inline void free_page_prepare(World *w, uint32_t page) noexcept nogil:
+    """The page is nobody's; the caller has taken it off the LRU and hands it to a free list next."""
     cdef Page *p = &w.pages[page]
     p.flags = PG_buddy
     p.mapping = 0
     p.mapcount = 0
     p.lru_prev = 0
-    p.lru_next = w.pages_free
-    w.pages_free = page
-    w.pages_nfree += 1
     work(w, WK_FREE, 1)
+
+
+cdef inline void free_page(World *w, int cpu, uint32_t page) noexcept nogil:
+    """Back to the cpu's list, whose first it is now."""
+    free_page_prepare(w, page)
+    w.pages[page].lru_next = w.pcp[cpu & (PCP_LISTS - 1)]
+    w.pcp[cpu & (PCP_LISTS - 1)] = page
+    w.pages_nfree += 1

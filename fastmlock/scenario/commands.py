@@ -264,3 +264,5 @@ class Scenario:
     name: str
     commands: tuple[Command, ...]
     processes: tuple[int, ...]
+    lines: tuple[str, ...] = ()
+    """The text, line by line, without comments."""

@@ -403,7 +403,7 @@ def parse(text: str | bytes, file: str = "<scenario>") -> Scenario:
             raise ScenarioError(file, at, wrong.problem, wrong.remedy) from None
         if command is not None:
             commands.append(command)
-    return Scenario(file, tuple(commands), tuple(sorted(started)))
+    return Scenario(file, tuple(commands), tuple(sorted(started)), tuple(lines))
 
 
 def load(path: str | os.PathLike[str]) -> Scenario:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from . import commands as c
 from . import races
+from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
@@ -60,25 +61,32 @@ class _Process:
         self.regions.append(region)
 
 
-def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "") -> Iterator[Record]:
+def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
+        forget_lost: bool = False, stack: Stack = STACKS[0]) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
-    `kernel` is the release named by step 0. Raises `ScenarioError` where a command needs a region
-    that was never mapped, `NotSupported` where the system has no such path.
+    `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them. The
+    recorder shows a page of a file by the pfn last seen, even where another page has taken its place since; with
+    `forget_lost` a page that has left the cache is unknown again, so that records do not depend on which frames the
+    kernel gives out. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
+    the system has no such path.
     """
-    runner = Runner(scenario, system)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
     for step, command in enumerate(scenario.commands, 1):
         reply = runner.step(command)
-        now = system.vmstat()
+        now = runner.count()
         record: Record = {"step": step, "cmd": command.text, "ret": reply.ret,
                           "err": ERRNO_NAMES.get(reply.err, "E?") if reply.err else ""}
         if reply.sig:
             record["sig"] = reply.sig
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
         record.update(runner.look())
+        if runner.image:
+            runner.image.print(record)
         before = now
         yield record
 
@@ -86,28 +94,43 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "") -> I
 class Runner:
     """Carries out the commands of one scenario on one system."""
 
-    def __init__(self, scenario: c.Scenario, system: SystemUnderTest) -> None:
+    def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
+                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
         self.controller_cpu = int(getattr(system, "controller_cpu", 1))
         self.processes = [_Process() for _ in range(c.MAX_PROCESSES)]
         self.files: list[File] = []
-        self.observer = Observer(system, self.files)
+        self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
+        self.image: Image | None = None
+        if image and isinstance(system, Host):
+            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
         for number in self.scenario.processes:
-            self.processes[number].pid = self.system.spawn(cpu=self.worker_cpu)
+            self.processes[number].pid = (self.image.spawn(number, self.worker_cpu) if self.image
+                                          else self.system.spawn(cpu=self.worker_cpu))
         self.system.drain_all()
+        if self.image:
+            self.image.start()
         return dict(self.system.vmstat())
+
+    def count(self) -> dict[str, int]:
+        """The counters now."""
+        if self.image:
+            self.image.count()
+        return self.system.vmstat()
 
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
-        return self.observer.look([(number, process.pid, process.regions)
-                                   for number, process in enumerate(self.processes)
-                                   if process.pid is not None and self._alive(process)])
+        there = [(number, process.pid, process.regions) for number, process in enumerate(self.processes)
+                 if process.pid is not None and self._alive(process)]
+        if self.image:
+            self.image.look(there, self.files)
+        return self.observer.look(there)
 
     def step(self, command: c.Command) -> Reply:
         """Carries out one command, in each of its processes in turn.
@@ -118,6 +141,7 @@ class Runner:
             return CONTROLLER[type(command)](self, command)
         if isinstance(command, c.Exit) and len(command.procs) > 1:
             for number in command.procs:
+                self._receives(self.processes[number])
                 self._gone(self.processes[number])
             return Reply()
         replies = [self._in_process(command, number) for number in command.procs]
@@ -127,6 +151,8 @@ class Runner:
 
     def _in_process(self, command: c.ProcessCommand, number: int) -> Reply:
         process = self.processes[number]
+        if not isinstance(command, c.Kill):
+            self._receives(process)
         if isinstance(command, (c.Exit, c.Kill)):
             return self._gone(process)
         if isinstance(command, c.Mmap):
@@ -139,8 +165,15 @@ class Runner:
         if isinstance(command, c.Fork):
             return self._fork(command, process, process.pid)
         if region is not None:
+            if self.image and isinstance(command, c.Touch):
+                self.image.touch(process.pid)
             return Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
         return Reply(*ON_PROCESS[type(command)](self, command, process.pid))
+
+    def _receives(self, process: _Process) -> None:
+        """A worker that is alive reads its command."""
+        if self.image and process.pid is not None and self._alive(process):
+            self.image.command(process.pid)
 
     def _alive(self, process: _Process) -> bool:
         if process.pid is not None and not self.system.alive(process.pid):
@@ -156,7 +189,7 @@ class Runner:
         return Reply()
 
     def _fork(self, command: c.Fork, process: _Process, pid: int) -> Reply:
-        child = self.system.fork(pid)
+        child = self.image.fork(pid) if self.image else self.system.fork(pid)
         self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
         return Reply()
 
@@ -174,6 +207,8 @@ class Runner:
         return region
 
     def _new_address(self) -> int:
+        if self.image:
+            self.image.new_address()
         address = self.next_address
         self.next_address += ADDRESS_STEP
         return address
@@ -222,6 +257,8 @@ class Runner:
         return self.files[self._file(name)].id
 
     def create_file(self, command: c.CreateFile) -> Reply:
+        if self.image:
+            self.image.create(len(self.files), command.sparse)
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
@@ -310,6 +347,8 @@ def _file_range(runner: Runner, command: c.FileRange) -> Reply:
         return Reply(err if err else ret)
     if not command.pages:
         return Reply()
+    if runner.image and (command.verb == "fwrite" or command.offset < system.file_pages(file)):
+        runner.image.copy(file, command.offset, write=command.verb == "fwrite")
     call = system.pwrite if command.verb == "fwrite" else system.pread
     return Reply(*call(file, command.offset, command.pages))
 
@@ -326,7 +365,7 @@ ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
         pid, command.limit_bytes & UNSIGNED),
     c.Setuid: lambda runner, command, pid: runner.system.setuid(pid, command.uid),
     c.SetCpu: Runner.set_cpu,
-    c.LocalDrain: lambda runner, command, pid: runner.system.local_drain(pid),
+    c.LocalDrain: lambda runner, command, pid: (runner.image or runner.system).local_drain(pid),
 }
 CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.CreateFile: Runner.create_file,

@@ -107,6 +107,7 @@ cdef class WorldHandle:
         w.anon_vmas_used = w.avcs_used = w.leaves_used = w.ptes_used = w.tables_used = 1
         w.nr_tasks = 1
         w.cache_used = 1
+        w.max_map_count = 65530
         self.repoint()
         self.set_traits(traits)
         # t = min(125, 2 * fls(cpus) * (1 + fls(zone in 128 MiB units)))
