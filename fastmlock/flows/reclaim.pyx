@@ -145,7 +145,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
                 p.flags |= PG_active
         elif p.flags & PG_dirty and not p.flags & PG_anon:      # not written here; tmpfs refuses
             p.flags |= PG_active
-        elif p.flags & PG_anon or p.refcount == 2:              # lazily freed, or the cache's and ours alone
+        elif p.flags & PG_anon or p.mapping and p.refcount == 2:    # lazily freed, or the cache's and ours alone
             if not p.flags & PG_anon:
                 delete_from_page_cache(w, p.mapping, p.index, True)
                 p.refcount -= 1
