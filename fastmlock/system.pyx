@@ -428,14 +428,17 @@ cdef class System(WorldHandle):
         w.cache_used += slots
         return mapping
 
-    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True):
+    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
+                    bint interleave=False):
         """A file on "tmpfs" or "ext4", written page by page unless `sparse`. With `observe` the controller maps it, as
-        the recorder does, and never touches it. -> file number"""
+        the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
+        lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
         file = self.new_mapping(pages, fs == "tmpfs")
+        self.w.mappings[file].interleave = interleave
         self.make_room(pages)
         if not sparse:
             self.call(self.controller, F_FILE_WRITE, file, 0, pages, fs == "ext4")

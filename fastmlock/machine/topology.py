@@ -93,13 +93,24 @@ class Topology:
 
     @classmethod
     def load(cls, path: str | Path, *, cpus: int | None = None, nodes: int | None = None) -> Topology:
-        """A machine from a TOML file of the form of the presets."""
+        """A machine from a TOML file of the form of the presets, a core-to-core CSV, or the output of `lscpu -p`;
+        "/sys" is the running machine (see `topology_files`)."""
+        from fastmlock.machine import topology_files
+
+        if str(path).rstrip("/") == "/sys":
+            return topology_files.from_sysfs(path).scaled(cpus=cpus, nodes=nodes)
         path = Path(path)
         try:
             text = path.read_text()
         except OSError as error:
             raise TopologyError(f"{path}: {error.strerror}") from None
-        return cls._from_toml(text, str(path)).scaled(cpus=cpus, nodes=nodes)
+        if path.suffix == ".csv":
+            made = topology_files.from_core_to_core(text, str(path))
+        elif text.startswith("# The following is the parsable format"):
+            made = topology_files.from_lscpu(text, str(path))
+        else:
+            made = cls._from_toml(text, str(path))
+        return made.scaled(cpus=cpus, nodes=nodes)
 
     @classmethod
     def _from_toml(cls, text: str, where: str) -> Topology:

@@ -81,6 +81,7 @@ class _Look:
     everything: bool
     pages: bool
     counters: Collection[str]
+    partly_seen: bool
     hard: list[str] = field(default_factory=list)
     soft: list[str] = field(default_factory=list)
     fields: int = 0
@@ -92,19 +93,20 @@ class _Look:
 
 
 def compare(mine: Iterable[Record], real: Sequence[Record], *,
-            counters: bool | Collection[str] | None = None) -> Comparison:
+            counters: bool | Collection[str] | None = None, partly_seen: bool = False) -> Comparison:
     """Compares a run with a recording, step by step. Raises `RecordError` on what is neither.
 
     `counters` says whether the counters were the scenario's own, or which; None: all but for the shared machine of
-    6.18. A page of which only the kind was seen (mapcount -1) is held against that alone.
+    6.18. With `partly_seen` a page of which only the kind was seen (mapcount -1) is held against that alone.
     """
     try:
-        return _compare(mine, real, counters)
+        return _compare(mine, real, counters, partly_seen)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"not records of a scenario: {type(error).__name__}: {error}") from error
 
 
-def _compare(mine: Iterable[Record], real: Sequence[Record], counters: bool | Collection[str] | None) -> Comparison:
+def _compare(mine: Iterable[Record], real: Sequence[Record], counters: bool | Collection[str] | None,
+             partly_seen: bool) -> Comparison:
     if counters is None:
         counters = not str(real[0].get("kernel", "")).startswith("6.18")
     names = COUNTERS if counters is True else tuple(counters or ())
@@ -122,7 +124,7 @@ def _compare(mine: Iterable[Record], real: Sequence[Record], counters: bool | Co
         unsettled_counters += agree[1] != agree[2]
         everything = agree[1] == agree[2] and not moved
         look = _Look(state=agree[0] == agree[2], everything=everything, pages=not moved,
-                     counters=names if everything else ())
+                     counters=names if everything else (), partly_seen=partly_seen)
         _step(look, of_step.get(record["step"]), record)
         fields += look.fields
         equal += not look.hard
@@ -181,7 +183,7 @@ def _pages(look: _Look, where: str, mine: Sequence[Any], real: Sequence[Any]) ->
         page = got.get(index)
         if page is None:
             hard.append((index, f"missing, real {_shown(want[index])}"))
-        elif mapcount < 0 and kind in SEEN_PAGES:
+        elif look.partly_seen and mapcount < 0 and kind in SEEN_PAGES:
             if page[0] != kind:
                 hard.append((index, f"model {page[0]}, real {kind}"))
         elif (page[0] != kind or page[1] != mapcount or (count >= 0 and page[3] != count)
