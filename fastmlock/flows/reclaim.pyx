@@ -471,7 +471,7 @@ cdef int compact(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, 1, F_DRAIN_ALL, 0)
     while f.i + 1 < f.j:
         f.i += 1
-        if w.pages[f.i].flags & PG_lru:
+        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount:      # not while it is being freed
             return call(w, t, f, 1, F_MIGRATE, f.i)
     return sysret(t, 0, 0)
 

@@ -120,7 +120,8 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
         page = lv.tail[f.b]
         while page and f.i < SWAP_CLUSTER_MAX and f.c:
             f.c -= 1
-            if not test_clear(w, page, PG_lru):     # somebody else has the ticket; it is passed over, at the tail
+            # being freed, or somebody else has the ticket: the scan ends here
+            if not w.pages[page].refcount or not test_clear(w, page, PG_lru):
                 break
             get_page(w, page)
             del_page_from_lru_list(w, t.cpu, page)
