@@ -15,8 +15,9 @@ from fastmlock.state.layout import K
 
 KERNELS = [*SERIES, "5.10", "5.18", "6.1", "6.12", "6.18"]
 OPERATIONS = [
-    "mlock A 0 2", "mlock A 1 1", "munlock A 0 2", "munlock A 0 1", "munmap A 0 2", "munmap A 1 1", "exit", "munlockall",
-    "mlockall current", "touch A 0 2 r", "touch B 0 2 w", "mlock B 0 2", "munlock B 0 2", "munmap B 0 2", "mlock2 A 0 2 onfault",
+    "mlock A 0 2", "mlock A 1 1", "munlock A 0 2", "munlock A 0 1", "munmap A 0 2", "munmap A 1 1", "exit",
+    "munlockall", "mlockall current", "touch A 0 2 r", "touch B 0 2 w", "mlock B 0 2", "munlock B 0 2",
+    "munmap B 0 2", "mlock2 A 0 2 onfault",
     "mprotect B 0 1 r", "madvise A 0 2 dontneed", "madvise A 0 1 pageout", "madvise B 0 2 cold", "ldrain"]
 CONTROLLED = ["truncate f 1", "punch f 0 1", "fadvise f 0 2", "drain", "compact", "reclaim 8", "reap p0"]
 
@@ -41,8 +42,8 @@ def scenario(rng):
 
 
 def invariants(system):
-    """After a drain: nothing is locked or in a batch, each reference and each mapping is accounted for, and the lists are
-    as long as they say."""
+    """After a drain: nothing is locked or in a batch, each reference and each mapping is accounted for, and the lists
+    are as long as they say."""
     pages = system.pages[:int(system.pages["refcount"].nonzero()[0].max()) + 1]
     flags = pages["flags"]
     used = (flags & (K.PG_buddy | K.PG_reserved) == 0) & (pages["refcount"] > 0)
