@@ -19,29 +19,46 @@ compiled flows.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_start, run_untimed
+from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma, mm_alloc
 from fastmlock.state.types cimport *
 
 import errno as _errno
 
+import numpy as np
+
 from fastmlock import kernels
 from fastmlock.scenario.system import NotSupported
+from fastmlock.state.check import problems
 from fastmlock.state.layout import K
+from fastmlock.state.world import ModelError
+
+cdef extern from *:
+    """
+    #ifndef FASTMLOCK_DEBUG
+    #define FASTMLOCK_DEBUG 0
+    #endif
+    """
+    const bint FASTMLOCK_DEBUG
 
 DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
+cdef enum:
+    MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
 _LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG_active, "A"),
             (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
             (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
 _EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+_HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
+    <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
 }
 
 
@@ -68,6 +85,9 @@ cdef class System(WorldHandle):
         where new processes and the one that owns the files run
     capacity : dict
         see `WorldHandle`; arrays grow as they must
+    check : bool
+        after every call, all that must hold is looked at (`fastmlock.state.check`), and ModelError raised with what
+        does not; the default of a debug build
 
     Raises
     ------
@@ -75,36 +95,90 @@ cdef class System(WorldHandle):
     """
 
     def __init__(self, kernel="5.17-rc2", int cpus=2, int worker_cpu=0, int controller_cpu=1, *, int nodes=1,
-                 int memcgs=1, dict capacity=None):
+                 int memcgs=1, dict capacity=None, bint check=FASTMLOCK_DEBUG):
         traits = kernels.get(kernel) if isinstance(kernel, str) else kernel
         WorldHandle.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
         self.kernel = kernel if isinstance(kernel, str) else "custom"
+        self.checking = False
+        self.shm_locked = {}
         self.cpus = cpus
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
         self.smaps_shows_lf = bool(traits.smaps_lf)
+        self.release = traits.release
+        self.child_runs_first = bool(traits.child_runs_first)
+        self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
+        self.shared_anon = set()
+        self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
+        self.checking = check
 
     # ------------------------------------------------------------ entering the kernel
     cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
-        cdef Task *t
         cdef World *w = self.w
-        cdef int req
         if task < 1 or task >= w.nr_tasks or not w.tasks[task].mm:
             raise ValueError(f"no process {task}")
         # what one call may need beyond its pages: a few VMAs, nodes and tables
         self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
                      avcs=64 + 8 * self.nr_vmas(task))
-        t = &w.tasks[task]
+        if self.deferred is not None:
+            if task in self.deferred:
+                raise ValueError(f"process {task} has a call under way")
+            flow_start(w, task, flow, a, b, c, d)
+            self.deferred.append(task)
+            return 0, 0
+        return self.enter(task, flow, a, b, c, d)
+
+    cdef tuple enter(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
+        cdef Task *t = &self.w.tasks[task]
+        cdef World *w = self.w
+        cdef int req
         with nogil:
             flow_start(w, task, flow, a, b, c, d)
             req = run_untimed(w, task)
         if req == REQ_ERROR:
-            if w.error == ERR_UNSUPPORTED:
-                raise NotSupported(NOT_MODELLED.get(w.unsupported, f"flow {w.unsupported}"))
             self.check()
+        if self.checking:
+            found = problems(self)
+            if found:
+                raise ModelError(f"after flow {flow} of process {task}: {'; '.join(found)}")
         return t.ret, t.err
+
+    def check(self):
+        """Raises NotSupported or ModelError if the last run could not go on."""
+        if self.w.error == ERR_UNSUPPORTED:
+            raise NotSupported(NOT_MODELLED.get(self.w.unsupported, f"flow {self.w.unsupported}"))
+        WorldHandle.check(self)
+
+    # ------------------------------------------------------------ calls that race
+    def defer(self):
+        """From here on system calls are only begun, until `deferred_tasks` hands them over to a race."""
+        self.deferred = []
+        self.room = {}
+
+    def begun(self):
+        """The tasks whose calls were begun since `defer`, in order."""
+        return list(self.deferred)
+
+    def deferred_tasks(self):
+        """The tasks whose calls were begun since `defer`, in order. Calls run at once again."""
+        tasks, self.deferred = self.deferred, None
+        self.room = {}
+        return tasks
+
+    def answer(self, int task):
+        """What the task's last call answered: (ret, errno, signal)."""
+        cdef Task *t = &self.w.tasks[task]
+        return t.ret, t.err, t.sig
+
+    def reserve(self, **need):
+        """See `WorldHandle.reserve`; calls that are only begun need their room all at the same time."""
+        if self.deferred is not None:
+            for pool, count in need.items():
+                self.room[pool] = self.room.get(pool, 0) + count
+            need = self.room
+        WorldHandle.reserve(self, **need)
 
     cdef int nr_vmas(self, int task):
         return self.w.mms[self.w.tasks[task].mm].map_count
@@ -169,7 +243,7 @@ cdef class System(WorldHandle):
         return child
 
     def exit(self, int pid):
-        self.call(pid, F_SYS_EXIT)
+        self.unmapping(pid, self.call(pid, F_SYS_EXIT))
 
     def alive(self, int pid):
         return self.w.tasks[pid].mm != 0
@@ -184,7 +258,7 @@ cdef class System(WorldHandle):
         cdef Task *t = &self.w.tasks[pid]
         if limit_bytes > t.rlimit_memlock and t.uid:
             return -1, _errno.EPERM
-        t.rlimit_memlock = limit_bytes
+        t.rlimit_memlock = min(limit_bytes, <int64_t>0x7fffffffffffffff)
         return 0, 0
 
     def setuid(self, int pid, int uid):
@@ -198,38 +272,135 @@ cdef class System(WorldHandle):
 
     # ------------------------------------------------------------ mappings
     def mmap(self, int pid, addr, length, int prot, int flags, file, offset):
-        """As mmap(2), at an address the caller chooses (MAP_FIXED or MAP_FIXED_NOREPLACE)."""
+        """As mmap(2). Without MAP_FIXED and MAP_FIXED_NOREPLACE `addr` is a hint, and the place is the hint if it is free,
+        else the highest gap below the stack that fits, as a process without address randomisation has it."""
         cdef int64_t pages = pages_up(length)
         if not length:
             return -1, _errno.EINVAL
         if not pages or pages << 12 > TASK_SIZE:
             return -1, _errno.ENOMEM
-        if not flags & (0x10 | 0x100000):
-            raise NotSupported("mmap at an address of the kernel's choice")
-        if addr % 4096 or offset % 4096:
+        if offset % 4096 or addr % 4096 and flags & (0x10 | 0x100000):
             return -1, _errno.EINVAL
+        if not flags & (0x10 | 0x100000):
+            addr = self.unmapped_area(pid, addr & ~4095, pages << 12)
+            if not addr:
+                return -1, _errno.ENOMEM
+            flags |= 0x100000
         if addr > TASK_SIZE - (pages << 12):
             return -1, _errno.ENOMEM
         self.make_room(pages)
         mapping, pgoff = (0, 0) if file is None else (file, offset >> 12)
         if file is None and flags & 1:
             mapping = self.new_mapping(pages, True)
-        return self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32, mapping | pgoff << 20)
+            self.shared_anon.add(mapping)
+        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
+                                             mapping | pgoff << 20))
+
+    cdef tuple unmapping(self, int pid, tuple answer):
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
+            self.shared_anon.remove(mapping)
+            self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
+        return answer
+
+    def unmapped_area(self, int pid, hint, length):
+        """Where a mapping of `length` bytes goes that asks for no place: byte address, 0 if there is no gap."""
+        cdef World *w = self.w
+        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma, last = 0
+        cdef int64_t pages = length >> 12, top = MMAP_BASE, first = hint >> 12
+        while vma:
+            last = vma
+            if first and w.vmas[vma].start < first + pages and w.vmas[vma].end > first:
+                first = 0
+            vma = w.vmas[vma].next
+        if first and first + pages <= TASK_SIZE >> 12:
+            return first << 12
+        while last and w.vmas[last].end > top - pages:
+            top = min(top, w.vmas[last].start)
+            last = w.vmas[last].prev
+        return (top - pages) << 12 if top - pages >= 16 else 0
+
+    def msync(self, int pid, addr, length, int flags):
+        """As msync(2): nothing is drained. MS_SYNC of a shared disk file is not modelled."""
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        pages = pages_up(length)
+        if length and not pages or (addr >> 12) + pages > 1 << 52:
+            return -1, _errno.ENOMEM
+        return self.call(pid, F_SYS_MSYNC, addr >> 12, (addr >> 12) + pages, flags)
+
+    def shm_lock(self, int pid, int file):
+        """shmctl(SHM_LOCK) on a tmpfs file taken for the segment: accounted to the user, and its mapping marked
+        unevictable; pages are culled when they next reach a list."""
+        cdef Task *t = &self.w.tasks[pid]
+        if not self.w.mappings[file].shmem:
+            return -1, _errno.EINVAL
+        if not t.rlimit_memlock and not t.cap_ipc_lock:
+            return -1, _errno.EPERM
+        if file in self.shm_locked:
+            return 0, 0
+        pages = self.w.mappings[file].size
+        held = sum(size for uid, size in self.shm_locked.values() if uid == t.uid)
+        if held + pages > t.rlimit_memlock >> 12 and not t.cap_ipc_lock:
+            return -1, _errno.ENOMEM
+        self.shm_locked[file] = (t.uid, pages)
+        return self.call(pid, F_SYS_SHM_LOCK, file, 1)
+
+    def shm_unlock(self, int pid, int file):
+        """shmctl(SHM_UNLOCK): every page is looked at (SCANNED), those that nothing else keeps are rescued."""
+        if not self.w.mappings[file].shmem:
+            return -1, _errno.EINVAL
+        if self.shm_locked.pop(file, None) is None:
+            return 0, 0
+        return self.call(pid, F_SYS_SHM_LOCK, file, 0)
 
     def munmap(self, int pid, addr, length):
         if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, _errno.EINVAL
-        return self.call(pid, F_SYS_MUNMAP, addr, length)
+        return self.unmapping(pid, self.call(pid, F_SYS_MUNMAP, addr, length))
 
     def mremap(self, int pid, addr, old_len, new_len, int flags, new_addr):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
-        if max(old, new) << 12 > TASK_SIZE:
+        if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
+        if (addr >> 12) + old > TASK_SIZE >> 12:
+            return self.mremap_beyond(pid, addr, new, flags, new_addr)
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
-        return self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr)
+        return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
+
+    def mremap_beyond(self, int pid, addr, int64_t new, int flags, new_addr):
+        """An old length beyond the end of all addresses: EINVAL, from 6.17 before anything is done, earlier from the
+        munmap of what is cut off, after that of the destination."""
+        if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
+            return -1, _errno.EINVAL
+        if self.w.tr.mremap_looks_first and not self.w.tr.mremap_checks_first and not self.find(pid, addr):
+            return (_errno.EFAULT, 0) if self.w.tr.mremap_positive_efault else (-1, _errno.EFAULT)
+        if flags & 2 and not self.w.tr.mremap_checks_first:
+            self.munmap(pid, new_addr, new << 12)
+        return -1, _errno.EINVAL
+
+    def msync(self, int pid, addr, length, int flags):
+        """No drain. MS_INVALIDATE (2) refuses locked vmas, MS_SYNC (4) of a disk file is not modelled."""
+        cdef World *w = self.w
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        start = covered = addr >> 12
+        end = start + pages_up(length)
+        vma = w.mms[w.tasks[pid].mm].vma
+        while vma:
+            v = w.vmas[<uint32_t>vma]
+            if v.start < end and v.end > start:
+                if flags & 2 and v.flags & VM_LOCKED:
+                    return -1, _errno.EBUSY
+                if flags & 4 and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
+                    raise NotSupported("msync(MS_SYNC) of a disk file")
+                if v.start <= covered:
+                    covered = v.end
+            vma = v.next
+        return (0, 0) if covered >= end else (-1, _errno.ENOMEM)
 
     def mprotect(self, int pid, addr, length, int prot):
         if addr % 4096:
@@ -258,6 +429,12 @@ cdef class System(WorldHandle):
         self.make_room(min(pages, 1 << 20))
         return self.call(pid, F_SYS_MADVISE, addr >> 12, (addr >> 12) + pages, advice)
 
+    def map_special(self, int pid, addr, length, vm_flags):
+        """A mapping of the kernel's own (vvar, a driver's), with just these vm_flags."""
+        if self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)[0] == -1:
+            raise ValueError(f"no room for {length} bytes at {addr:#x}")
+        self.w.vmas[self.find(pid, addr)].flags = vm_flags
+
     # ------------------------------------------------------------ locking
     def mlock(self, int pid, addr, length):
         return self.do_mlock(pid, addr, length, K.VM_LOCKED)
@@ -267,8 +444,23 @@ cdef class System(WorldHandle):
             return -1, _errno.EINVAL
         return self.do_mlock(pid, addr, length, K.VM_LOCKED | (K.VM_LOCKONFAULT if flags else 0))
 
+    def lock_beyond(self, addr, int64_t pages):
+        """A range that begins beyond all mappings: it may be empty or wrap, else nothing is there."""
+        if not pages:
+            return 0, 0
+        return -1, _errno.EINVAL if (addr >> 12) + pages > 1 << 52 else _errno.ENOMEM
+
     def do_mlock(self, int pid, addr, length, flags):
+        cdef Task *task
         pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if addr > TASK_SIZE:
+            task = &self.w.tasks[pid]
+            if not task.cap_ipc_lock:
+                if not task.rlimit_memlock:
+                    return -1, _errno.EPERM
+                if pages + self.w.mms[task.mm].locked_vm > task.rlimit_memlock >> 12:
+                    return -1, _errno.ENOMEM
+            return self.lock_beyond(addr, pages)
         if pages > 1 << 36:
             # beyond any address space: the limit is tested first, then the range turns out to wrap
             t = self.tasks[pid]
@@ -280,10 +472,12 @@ cdef class System(WorldHandle):
             if (addr >> 12) + pages > 1 << 52:
                 return -1, _errno.EINVAL
         self.make_room(min(pages, 1 << 22))
-        return self.call(pid, F_SYS_MLOCK, addr & ~4095, pages << 12, flags)
+        return self.call(pid, F_SYS_MLOCK, addr & ~4095, min(pages, 1 << 40) << 12, flags)
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if addr > TASK_SIZE:
+            return self.lock_beyond(addr, pages)
         if pages > 1 << 36 and (addr >> 12) + pages > 1 << 52:
             return -1, _errno.EINVAL
         return self.call(pid, F_SYS_MUNLOCK, addr & ~4095, min(pages, 1 << 40) << 12)
@@ -396,10 +590,25 @@ cdef class System(WorldHandle):
         self.make_room(self.w.pages_used)
         return self.call(self.controller, F_COMPACT)
 
+    def reclaim(self, long pages):
+        """One pass of reclaim over the file lists: at most `pages` of each active and each inactive one. -> (freed, 0)"""
+        if pages < 0:
+            return -1, _errno.EINVAL
+        return self.call(self.controller, F_SYS_RECLAIM, pages)
+
+    def reap(self, int pid):
+        """The OOM reaper takes what it may of a process that is killed; the process itself exits later. EAGAIN if its
+        mmap_lock cannot be had."""
+        if not self.alive(pid):
+            return -1, _errno.ESRCH
+        return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
         if what & 1:
+            if self.w.tr.drop_caches_drains:
+                self.drain_all()
             for file in range(1, self.w.mappings_used):
                 self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
         return 0, 0
@@ -409,7 +618,9 @@ cdef class System(WorldHandle):
             return self.compact()
         if path == "/proc/sys/vm/drop_caches":
             return self.drop_caches(int(value))
-        if path != "/proc/sys/vm/stat_refresh":
+        if path == "/proc/sys/vm/max_map_count":
+            self.w.max_map_count = int(value)
+        elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0
 
@@ -462,6 +673,14 @@ cdef class System(WorldHandle):
         cdef uint32_t vma = find_vma(self.w, self.w.tasks[pid].mm, addr >> 12)
         return vma if vma and self.w.vmas[vma].start <= addr >> 12 else 0
 
+    def mapping_of(self, int pid, addr):
+        """Number of the file that the vma at `addr` maps, 0 for anonymous memory or no vma."""
+        return self.w.vmas[self.find(pid, addr)].mapping
+
+    def offset_of(self, int pid, addr):
+        """Byte offset in its file of the first byte of the vma at `addr`."""
+        return self.w.vmas[self.find(pid, addr)].pgoff << 12
+
     def pte(self, int pid, addr):
         cdef World *w = self.w
         cdef uint32_t leaf = find_leaf(w, w.tasks[pid].mm, addr >> 12)
@@ -472,6 +691,21 @@ cdef class System(WorldHandle):
             return "-", 0
         anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
         return "a" if anon else "f", pte_pfn(pte)
+
+    def ptes(self, int pid, addr, long pages):
+        """The page-table entries of `pages` pages from `addr` on: uint64[pages], PTE_* bits below bit 12, pfn above;
+        0 where there is none."""
+        cdef World *w = self.w
+        cdef int64_t vpn = addr >> 12, at
+        cdef uint32_t leaf
+        out = np.zeros(max(pages, 0), np.uint64)
+        cdef uint64_t[::1] entries = out
+        at = next_mapped(w, w.tasks[pid].mm, vpn, vpn + pages)
+        while at < vpn + pages:
+            leaf = find_leaf(w, w.tasks[pid].mm, at)
+            entries[at - vpn] = pte_get(w, leaf, <int>(at & 511))
+            at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
+        return out
 
     def page(self, long pfn):
         """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
@@ -486,5 +720,4 @@ cdef class System(WorldHandle):
         return self.w.mappings[file].size
 
     def cached(self, int file, long index):
-        cdef Mapping *m = &self.w.mappings[file]
-        return self.w.cache[m.base + index] if 0 <= index < m.capacity else 0
+        return find_get_page(self.w, file, index)

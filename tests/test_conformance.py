@@ -1,58 +1,54 @@
-"""The compiled model against every recorded step of every real kernel that ships with the package."""
-from __future__ import annotations
+"""Both models against every recorded step of every real kernel that ships with the package.
 
-from collections import Counter
+A step may differ only where EXPLAINED says so, and must differ there: nothing is tolerated, nothing is left out in
+silence. docs/conformance.md tells the reasons at length.
+"""
+from __future__ import annotations
 
 import pytest
 
+from fastmlock.reference import ReferenceSystem
 from fastmlock.scenario import conformance, recordings
-from fastmlock.scenario.commands import CreateFile
 from fastmlock.system import System
 
-#: the paths of the first vertical slice; a scenario of these must agree in every step on the kernels below
-SLICE = {"file", "mmap", "munmap", "touch", "fork", "mlock", "mlock2", "munlock", "exit", "kill", "cpu", "rlimit",
-         "setuid", "drain", "ldrain", "snap", "procs"}
-KERNELS = ("5.10", "5.17-rc5", "6.1")
+FRAMES = "a file's page is shown by the frame it had last, which another page has got since"
+HOST_ZERO_PAGE = "PG_referenced of the one zero page of a shared machine"
+REFAULT = "refault distance against the machine's own active file pages"
+OWN_TEXT = "how far the machine had used the recorder's program file"
+OWN_MEMORY = "one of the recorder's own pages"
+
+#: (kernel, scenario) -> steps that differ in hard fields, steps that differ in soft ones only, why
+EXPLAINED: dict[tuple[str, str], tuple[set[int], set[int], str]] = {
+    ("6.12", "r001"): (set(range(64, 71)), set(), FRAMES),
+    **{(f"5.17-rc5+{n}", "r017"): ({48}, set(), FRAMES) for n in ("04", "06")},
+    ("5.10", "s20_pageout_ext4"): (set(), {18, 19}, REFAULT),
+    ("5.17-rc5+01", "s09_mlockall"): ({24}, set(), OWN_MEMORY),
+    **{(f"5.17-rc5+{n}", "s09_mlockall"): (set(), {4}, OWN_TEXT) for n in ("02", "03")},
+    ("host-6.18", "s10_onfault"): (set(), set(range(22, 28)), HOST_ZERO_PAGE),
+    ("host-6.18", "s16_madvise_locked"): (set(), set(range(42, 46)), HOST_ZERO_PAGE),
+}
 
 
-def verbs(scenario: str) -> set[str]:
-    """The words that a scenario's commands begin with."""
-    out = set()
-    for command in recordings.scenario(scenario).commands:
-        words = command.text.split()
-        out.add(words[1] if words[0][0] == "p" and words[0][1:2].isdigit() else words[0])
-    return out
+def test_every_recording_is_in_the_table() -> None:
+    pairs = conformance.choose([], [])
+    assert len(pairs) == sum(len(recordings.scenarios(kernel)) for kernel in recordings.kernels()) == 989
+    assert set(EXPLAINED) <= set(pairs)
 
 
-def test_words_are_read_as_meant() -> None:
-    assert "mlock" in verbs("s01_one_locker") and "file" in verbs("s01_one_locker")
-    assert any(isinstance(c, CreateFile) for c in recordings.scenario("s01_one_locker").commands)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_slice_agrees_at_every_step(kernel: str, capsys) -> None:
-    pairs = [(k, s) for k, s in conformance.choose([kernel], []) if verbs(s) <= SLICE]
-    assert len(pairs) >= 17
-    results = list(conformance.check_all(pairs, lambda name: System(name)))
-    unsupported = [result for result in results if result.unsupported]
-    wrong = list(conformance.differences([result for result in results if not result.ok], steps=1))
-    steps = sum(result.comparison.steps for result in results)
-    soft = sum(result.comparison.equal_soft for result in results)
-    with capsys.disabled():
-        print(f"\n{kernel}: {len(results)} scenarios, {steps} steps equal in every hard field, {soft} in the soft ones "
-              f"too; not supported: {', '.join(r.scenario for r in unsupported) or 'none'}")
-    assert not wrong and not unsupported and steps > 150
-
-
-def test_nothing_is_left_out_in_silence(capsys) -> None:
-    """Every recorded scenario runs on every kernel or is refused by name; where it does not agree it is named."""
-    results = list(conformance.check_all(conformance.choose([], []), lambda name: System(name)))
-    assert Counter(r.kernel for r in results) == {k: len(recordings.scenarios(k)) for k in recordings.kernels()}
-    steps = sum(r.comparison.steps for r in results)
-    equal = sum(r.comparison.equal for r in results)
-    with capsys.disabled():
-        print(f"\nall kernels: {equal} of {steps} recorded steps equal in every hard field")
-        for result in results:
-            if result.unsupported:
-                print(f"  not supported: {result.kernel} {result.scenario}: {result.unsupported}")
-    assert equal >= 0.93 * steps
+@pytest.mark.parametrize("model", [System, ReferenceSystem], ids=["compiled", "plain"])
+@pytest.mark.parametrize("kernel", recordings.kernels())
+def test_recordings(kernel: str, model: type) -> None:
+    wrong: list[str] = []
+    steps = soft = 0
+    for result in conformance.check_all(conformance.choose([kernel], []), model):
+        assert not result.unsupported and not result.failure, (result.scenario, result.unsupported, result.failure)
+        steps += result.comparison.steps
+        soft += result.comparison.equal_soft
+        hard_steps = {one.step for one in result.comparison.differing if one.hard}
+        soft_steps = {one.step for one in result.comparison.differing if not one.hard}
+        expected = EXPLAINED.get((kernel, result.scenario), (set(), set(), ""))
+        if (hard_steps, soft_steps) != expected[:2]:
+            wrong.append(f"{result.scenario}: differs in {sorted(hard_steps)} and softly {sorted(soft_steps)}")
+            wrong += conformance.differences([result], steps=2)
+    assert not wrong, "\n".join(wrong)
+    assert soft >= 0.99 * steps

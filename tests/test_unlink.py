@@ -22,7 +22,7 @@ def test_write_locks_at_exit(kernel: str, step: int, writes: int) -> None:
     pid = system.spawn()
     for i in range(20):                     # pages that do not follow each other in the file: nothing merges
         assert system.mmap(pid, ADDRESS + i * step, 4096, 1, 0x11, file, 2 * i * 4096)[1] == 0
-    machine = Machine(system, Topology.preset("generic", cpus=2))
+    machine = Machine(system, Topology.preset("generic", cpus=2, nodes=1))
     machine.start(pid, flow=FLOWS["F_SYS_EXIT"])
     machine.run()
     assert machine.lock_stat[LOCK_CLASSES.index("i_mmap_rwsem"), 1]["acquisitions"] == writes

@@ -7,7 +7,7 @@ import os
 from contextlib import nullcontext
 from typing import Any
 
-from . import DIFFERS, DONE
+from . import DIFFERS, DONE, InputError
 from .output import output
 
 
@@ -20,6 +20,9 @@ def register(commands: Any) -> None:
     sub.add_argument("--against", metavar="RECORDING",
                      help="compare with this file of records, or with the recording made on this kernel; prints "
                           "what differs in place of the records")
+    sub.add_argument("--show", metavar="WHAT[,WHAT...]", type=_files, default=(),
+                     help="print these files of /proc as they are in the end, in place of the records: vmstat, meminfo, "
+                          "status, smaps, pagemap, kpageflags, kpagecount")
     sub.add_argument("--reference", action="store_true", help="run the plain Python reference, not the compiled model")
     sub.add_argument("-o", "--output", metavar="FILE", help="write the records to this file")
     sub.set_defaults(command=command)
@@ -36,13 +39,23 @@ def command(arguments: argparse.Namespace) -> int:
     scenario = _scenario(arguments.scenario)
     real = _recording(arguments.against, arguments.scenario) if arguments.against else None
     system = factory(reference=arguments.reference)(arguments.kernel)
+    if arguments.show and arguments.reference:
+        raise InputError("--show: the plain reference model keeps no page tables to show")
     records = []
-    with output(arguments.output) if real is None or arguments.output else nullcontext() as stream:
-        for record in run(scenario, system, kernel=arguments.kernel):
+    last: list[Any] = []
+    wanted = arguments.output or real is None and not arguments.show
+    with output(arguments.output) if wanted else nullcontext() as stream:
+        for record in run(scenario, system, kernel=arguments.kernel, image=True, watch=lambda runner: last.append(runner)):
+            del last[:-1]
             if stream is not None:
                 stream.write(json.dumps(record) + "\n")
             if real is not None:
                 records.append(record)
+    if arguments.show:
+        from fastmlock.observe.show import show
+
+        for text in show(system, last[0].living() if last else [], arguments.show):
+            print(text, end="")
     if real is None:
         return DONE
     comparison = compare(records, real)
@@ -50,6 +63,16 @@ def command(arguments: argparse.Namespace) -> int:
         print(*one.lines(), sep="\n")
     print(comparison)
     return DONE if comparison.ok else DIFFERS
+
+
+def _files(text: str) -> tuple[str, ...]:
+    from fastmlock.observe.show import NAMES
+
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"no file {name!r}; there are {', '.join(NAMES)}")
+    return names
 
 
 def _scenario(name: str) -> Any:

@@ -35,10 +35,10 @@ def register(commands: Any) -> None:
                      help="one more locker that stays, before or after the others in i_mmap order (none)")
     sub.add_argument("--mappers", metavar="M[,M...]", type=_numbers, default=[0],
                      help="further processes that map and read the file and never lock it (0)")
-    sub.add_argument("--interleave", action="store_true",
-                     help="spread the file's pages over the nodes in turn (all where the first process runs)")
     sub.add_argument("--bystanders", metavar="B", type=int, default=0,
                      help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
+    sub.add_argument("--interleave", action="store_true",
+                     help="spread the file's pages over the nodes in turn (all where the first process runs)")
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
     sub.add_argument("--coarse", action="store_true",
@@ -87,6 +87,8 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--threads {arguments.threads}: at least 1 is needed")
     if arguments.plot and not arguments.plot.endswith((".png", ".svg", ".pdf")):
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
+    if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
+        raise InputError("--procs and --mappers: only one of them may have several numbers")
     if arguments.sure is not None:
         if arguments.sure < 5:
             raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
@@ -99,15 +101,14 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.most < arguments.procs[0]:
             raise InputError(f"--most {arguments.most}: at least --procs {arguments.procs[0]} is needed")
         arguments.cpus = 64 if arguments.cpus is None else arguments.cpus
-    if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
-        raise InputError("--procs and --mappers: only one of them may have several numbers")
     try:
         costs = Costs.load(arguments.costs) if arguments.costs else None
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
-                        order=arguments.order, survivor=arguments.survivor, mappers=mappers, costs=costs,
-                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, coarse=arguments.coarse,
-                        interleave=arguments.interleave, locks=tuple(arguments.lock), seed=arguments.seed)
+                        order=arguments.order, survivor=arguments.survivor, mappers=mappers,
+                        interleave=arguments.interleave, bystanders=arguments.bystanders,
+                        stagger_ns=arguments.stagger_ns, coarse=arguments.coarse, seed=arguments.seed,
+                        locks=tuple(arguments.lock), costs=costs)
                   for procs in arguments.procs for mappers in arguments.mappers]
     except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None

@@ -15,10 +15,14 @@ cdef int lru_add_drain(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int lru_add_drain_all(World *w, Task *t, Frame *f) noexcept nogil:
-    """Every cpu with something in its batches drains; here they follow one another."""
-    while f.i < w.nr_cpus:
+    """Every cpu with something in its batches drains; here they follow one another. i = the cpu whose turn it is: at
+    the request in front of it a driver may hold the task back while that cpu is busy."""
+    if f.pc == 1:
         f.i += 1
         return call(w, t, f, 0, F_DRAIN, f.i - 1)
+    if f.i < w.nr_cpus:
+        f.pc = 1
+        return REQ_RESCHED
     return ret(t, 0)
 
 
@@ -67,12 +71,44 @@ cdef int pagevec_process(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef inline void final_free(World *w, int cpu, uint32_t page) noexcept nogil:
-    """The page is off the LRU and unreferenced. From patch 05 a PG_mlocked left over is cleared here."""
-    cdef Page *p = &w.pages[page]
-    if p.flags & PG_mlocked:
+    """The page is off the LRU and unreferenced."""
+    final_clearance(w, cpu, page)
+    free_page(w, cpu, page)
+
+
+cdef inline void final_clearance(World *w, int cpu, uint32_t page) noexcept nogil:
+    """From patch 05 a PG_mlocked left over is cleared when the page is freed."""
+    if w.pages[page].flags & PG_mlocked:
         mod_state(w, cpu, ST_MLOCK, -nr_pages(w, page))
         count_event(w, cpu, EV_CLEARED, nr_pages(w, page))
-    free_page(w, page)
+
+
+cdef inline void chain_freed(World *w, Task *t, Frame *f, uint32_t page) noexcept nogil:
+    """Adds a freed page to what this release_pages() will give back at its end: c = first, d = last. Through 6.8 the
+    last page is freed first, so that the first one is the next to be allocated."""
+    final_clearance(w, t.cpu, page)
+    free_page_prepare(w, page)
+    if not f.c:
+        f.c = f.d = page
+        w.pages[page].lru_next = 0
+    elif w.tr.release_reverses:
+        w.pages[<uint32_t>f.d].lru_next = page
+        w.pages[page].lru_next = 0
+        f.d = page
+    else:
+        w.pages[page].lru_next = <uint32_t>f.c
+        f.c = page
+    f.k += 1
+
+
+cdef inline void give_back(World *w, Task *t, Frame *f) noexcept nogil:
+    """The chain goes in front of the cpu's free list."""
+    cdef uint32_t *head = &w.pcp[t.cpu & (PCP_LISTS - 1)]
+    if f.c:
+        w.pages[<uint32_t>f.d].lru_next = head[0]
+        head[0] = <uint32_t>f.c
+        w.pages_nfree += f.k
+        f.c = f.k = 0
 
 
 cdef inline void take_off_lru(World *w, int cpu, uint32_t page) noexcept nogil:
@@ -89,7 +125,8 @@ cdef enum:
 
 cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
     """Drops a reference of each of b pages of list a. Those whose last it was leave the LRU, under one lruvec lock
-    as long as they follow each other (j = the lock held), and are freed. 0 entries are holes."""
+    as long as they follow each other (j = the lock held), and are freed in the end. 0 entries are holes. c, d, k = the
+    freed ones."""
     cdef uint32_t *list = list_pages(w, f.a)
     cdef uint32_t page
     if f.pc == RL_DONE:
@@ -100,7 +137,7 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, RL_LOCKED, REQ_SPIN_LOCK, LK_LRU, f.j)
     if f.pc == RL_LOCKED:
         take_off_lru(w, t.cpu, list[f.i])
-        final_free(w, t.cpu, list[f.i])
+        chain_freed(w, t, f, list[f.i])
         f.i += 1
     while f.i < f.b:
         page = list[f.i]
@@ -112,16 +149,16 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
                     f.pc = RL_LOCK
                     return REQ_NONE
                 take_off_lru(w, t.cpu, page)
-            final_free(w, t.cpu, page)
+            chain_freed(w, t, f, page)
         f.i += 1
         if f.i & 511 == 0:              # let the time of 512 pages pass
             if f.j:
-                f.pc = RL_NEXT
-                f.k = f.j
+                page = f.j
                 f.j = 0
-                return ask(t, f, RL_NEXT, REQ_SPIN_UNLOCK, LK_LRU, f.k)
+                return ask(t, f, RL_NEXT, REQ_SPIN_UNLOCK, LK_LRU, page)
             f.pc = RL_NEXT
             return REQ_WORK
+    give_back(w, t, f)
     if f.j:
         return ask(t, f, RL_DONE, REQ_SPIN_UNLOCK, LK_LRU, f.j)
     return ret(t, 0)

@@ -44,14 +44,21 @@ cdef enum:
     FT_MKWRITE_LOCKED = 27
     FT_REUSE = 28
     FT_PUT = 29
+    FT_TRUNCATED = 30
 
 
-cdef inline int base_prot(World *w, Vma *v) noexcept nogil:
-    """Flags of a fresh entry before any write: shared writable mappings of files that do not track writes are
-    writable at once, all others are not."""
+cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
+    """Flags of a fresh entry of a page before any write: shared writable mappings of files that do not track writes
+    are writable at once, all others are not."""
     if v.flags & VM_SHARED and v.flags & VM_WRITE and w.mappings[v.mapping].shmem:
-        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE
+        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE | (PTE_DIRTY if w.tr.dirty_ptes and test(w, page, PG_dirty) else 0)
     return PTE_PRESENT | PTE_YOUNG
+
+
+cdef inline bint test_clear_readahead(World *w, uint32_t page) noexcept nogil:
+    cdef bint was = test(w, page, PG_readahead)
+    w.pages[page].flags &= ~<uint32_t>PG_readahead
+    return was
 
 
 cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
@@ -87,7 +94,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 return ask(t, f, FT_ZERO, REQ_SPIN_LOCK, LK_PTL, f.i)
             if not anon_vma_prepare(w, vma):
                 return REQ_ERROR
-            f.k = alloc_page(w, cpu_node(w, t.cpu), 0)
+            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
             if not f.k:
                 return REQ_ERROR
             return ask(t, f, FT_ANON, REQ_SPIN_LOCK, LK_PTL, f.i)
@@ -103,7 +110,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_ANON:
         if pte_get(w, f.i, entry):
-            free_page(w, f.k)
+            free_page(w, t.cpu, f.k)
             return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
         w.pages[f.k].flags |= PG_anon_exclusive
@@ -128,13 +135,13 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             f.d += 1
             work(w, WK_PTE, 1)
             page = find_get_page(w, v.mapping, pgoff)
-            if (not page or pgoff >= w.mappings[v.mapping].size or test(w, page, PG_locked)
+            if (not page or pgoff >= w.mappings[v.mapping].size or test(w, page, PG_locked | PG_readahead)
                     or pte_get(w, f.i, <int>((f.d - 1) & 511))):
                 continue
             get_page(w, page)
             page_add_file_rmap(w, t.cpu, page)
             w.mms[v.mm].rss += 1
-            pte_set(w, f.i, <int>((f.d - 1) & 511), mk_pte(page, base_prot(w, v)), v.mapping, pgoff)
+            pte_set(w, f.i, <int>((f.d - 1) & 511), mk_pte(page, base_prot(w, v, page)), v.mapping, pgoff)
             if w.tr.p04 and vma_counts_mlock(w, v, page):
                 called = mlock_page(w, t, f, FT_AROUND, page)
                 if called != -1:
@@ -148,22 +155,31 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     # ---- the file's page: from the page cache, or made
     if f.pc == FT_PAGE:
         pgoff = linear_page_index(v, vpn)
+        if write and not v.flags & VM_SHARED and not anon_vma_prepare(w, vma):
+            return REQ_ERROR
         if pgoff >= w.mappings[v.mapping].size:
             return ret(t, -SIGBUS)
         if write and not v.flags & VM_SHARED:
-            if not anon_vma_prepare(w, vma):
-                return REQ_ERROR
-            f.k = alloc_page(w, cpu_node(w, t.cpu), 0)
+            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
             if not f.k:
                 return REQ_ERROR
         f.j = find_get_page(w, v.mapping, pgoff)
+        if f.j and test_clear_readahead(w, f.j):
+            # the marker starts more read-ahead (none is modelled), for which mmap_lock is dropped: begin again
+            if f.k:
+                free_page(w, t.cpu, f.k)
+                f.k = 0
+            f.pc = FT_PAGE_FREE
+            return REQ_NONE
         if f.j:
             get_page(w, f.j)
             return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
         if not w.mappings[v.mapping].shmem:
             if f.k:
-                free_page(w, f.k)
+                free_page(w, t.cpu, f.k)
                 f.k = 0
+            if v.flags & VM_RAND_READ:
+                return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff, 1)
             return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff)
         f.j = shmem_alloc(w, t.cpu, v.mapping, pgoff)
         if not f.j:
@@ -177,7 +193,17 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = FT_BEGIN                 # the pages are there now: look again, from the start
         f.j = 0
         return REQ_NONE
+    if f.pc == FT_TRUNCATED:
+        f.pc = FT_PAGE_FREE
+        if put_page_testzero(w, f.j):
+            return call(w, t, f, FT_PAGE_FREE, F_FREE_PAGE, f.j)
+        return REQ_NONE
     if f.pc == FT_PAGE_LOCKED:
+        if w.pages[f.j].mapping != v.mapping:       # it left the file while its lock was waited for
+            if f.k:
+                free_page(w, t.cpu, f.k)
+                f.k = 0
+            return ask(t, f, FT_TRUNCATED, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
         if write and not v.flags & VM_SHARED:
             work(w, WK_COPY, 1)
         elif write and not w.mappings[v.mapping].shmem:
@@ -186,7 +212,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_MAP:
         if pte_get(w, f.i, entry):
             if f.k:
-                free_page(w, f.k)
+                free_page(w, t.cpu, f.k)
             return ask(t, f, FT_PTL_FREE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         w.mms[v.mm].rss += 1
         if f.k:
@@ -199,7 +225,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         else:
             get_page(w, f.j)
             page_add_file_rmap(w, t.cpu, f.j)
-            pte_set(w, f.i, entry, mk_pte(f.j, base_prot(w, v)
+            pte_set(w, f.i, entry, mk_pte(f.j, base_prot(w, v, <uint32_t>f.j)
                                           | (PTE_WRITE | PTE_DIRTY if write else 0)),
                     v.mapping, linear_page_index(v, vpn))
             if w.tr.p04 and vma_counts_mlock(w, v, f.j):
@@ -259,7 +285,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             get_page(w, f.j)
         if not anon_vma_prepare(w, vma):
             return REQ_ERROR
-        f.k = alloc_page(w, cpu_node(w, t.cpu), 0)
+        f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
         if not f.k:
             return REQ_ERROR
         if f.j:
@@ -356,12 +382,15 @@ cdef inline bint accessible(World *w, Task *t, int64_t vpn) noexcept nogil:
 # ---- reading a file's pages in
 cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
     """Missing pages about page b of mapping a are made, read and queued for the LRU: a fault's read-around of 32, half
-    of them in front, or (c) so many from b on. i = position, j = end."""
+    of them in front, or (c) so many from b on. The one d before the end carries PG_readahead (a read-around: 8).
+    i = position, j = end, k = marked."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
     if f.pc == 0:
         f.i = <int32_t>(f.b if f.c else max(<int64_t>0, f.b - 16))
-        f.j = <int32_t>min(<int64_t>f.i + (f.c if f.c else 32), m.size)
+        f.j = f.i + <int32_t>(f.c if f.c else 32)
+        f.j = <int32_t>min(<int64_t>f.j, m.size)
+        f.k = f.j - (<int32_t>f.d if f.c else 8)
         f.pc = 1
     while f.i < f.j:
         f.i += 1
@@ -370,6 +399,8 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
         page = add_to_page_cache(w, t.cpu, <uint32_t>f.a, f.i - 1)
         if not page:
             return REQ_ERROR
+        if f.i - 1 == f.k and not (not f.c and f.i - 1 == f.b):
+            w.pages[page].flags |= PG_readahead
         if lru_cache_add(w, t.cpu, page):
             return call(w, t, f, 1, F_PVEC, t.cpu, PVEC_LRU_ADD)
     return ret(t, 0)

@@ -51,7 +51,7 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
     while f.i < f.c and f.b + f.i < m.size:
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
         if not page and not m.shmem:
-            return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 4)
+            return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 4, 3)
         f.i += 1
         if not page:
             continue
@@ -162,7 +162,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:
         if f.pc == TR_GATHER:
-            while f.b + f.i < end and pv.nr < 15:
+            while f.b + f.i < end and pv.nr < w.tr.pvec_size:
                 page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
                 f.i += 1
                 if page:
@@ -182,6 +182,9 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
         if f.pc == TR_PAGE_LOCKED:
             page = pv.page[f.j]
+            if w.pages[page].mapping != <uint32_t>f.a:          # it left the file while its lock was waited for
+                f.j += 1
+                return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
             f.pc = TR_PAGE_UNMAPPED
             if w.pages[page].mapcount:
                 return call(w, t, f, TR_PAGE_UNMAPPED, F_ZAP_FILE, f.a, w.pages[page].index, w.pages[page].index + 1,
@@ -189,7 +192,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
         if f.pc == TR_PAGE_UNMAPPED:
             page = pv.page[f.j]
             w.pages[page].flags &= ~<uint32_t>PG_dirty
-            delete_from_page_cache(w, <uint32_t>f.a, w.pages[page].index)
+            delete_from_page_cache(w, <uint32_t>f.a, w.pages[page].index, False)
             w.pages[page].refcount -= 1             # the cache's; the batch holds another
             f.j += 1
             return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
@@ -221,7 +224,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t page
     cdef Page *p
     if f.pc == 0:
-        if m.shmem:
+        if f.d and m.shmem:
             return sysret(t, 0, 0)              # no backing device: nothing can be dropped
         f.pc = IV_GATHER
         if f.d:
@@ -233,7 +236,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, IV_GATHER, F_DRAIN, t.cpu)
     while True:
         if f.pc == IV_GATHER:
-            while f.b + f.i < end and pv.nr < 15:
+            while f.b + f.i < end and pv.nr < w.tr.pvec_size:
                 page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
                 f.i += 1
                 if page:
@@ -253,14 +256,16 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
                 page = pv.page[f.j]
                 p = &w.pages[page]
                 f.j += 1
+                if p.mapping != <uint32_t>f.a:
+                    continue
                 if p.flags & (PG_dirty | PG_locked) or p.mapcount or p.refcount > 2:
                     f.k += 1
                     # deactivate_file_page: not for unevictable pages
-                    if not p.flags & PG_unevictable and p.flags & PG_lru:
+                    if not p.flags & PG_unevictable:
                         if pvec_add(w, t.cpu, PVEC_DEACTIVATE_FILE, page, 0):
                             return call(w, t, f, IV_PAGE, F_PVEC, t.cpu, PVEC_DEACTIVATE_FILE)
                 else:
-                    delete_from_page_cache(w, <uint32_t>f.a, p.index)
+                    delete_from_page_cache(w, <uint32_t>f.a, p.index, False)
                     p.refcount -= 1
             return call(w, t, f, IV_DRAINED, F_DRAIN, t.cpu)
         if f.pc == IV_DRAINED:

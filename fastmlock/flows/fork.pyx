@@ -65,9 +65,9 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             while f.i and w.vmas[f.i].flags & VM_DONTCOPY:
                 f.i = w.vmas[f.i].next
             if not f.i:
-                w.mms[child].total_vm = w.mms[t.mm].total_vm
                 return ask(t, f, FK_END, REQ_UP_WRITE, LK_MMAP, t.mm)
             v = &w.vmas[f.i]
+            w.mms[child].total_vm += v.end - v.start
             f.j = vma_alloc(w, child, v.start, v.end, v.flags & ~<uint64_t>VM_LOCKED_MASK, v.pgoff, v.mapping)
             if not f.j:
                 return REQ_ERROR

@@ -49,7 +49,9 @@ cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, GU_FAULT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
         f.k = 0 if pte & PTE_SPECIAL else pte_pfn(pte)
         f.pc = GU_ACCESSED
-        if f.d & FOLL_TOUCH and f.k:
+        if f.d & FOLL_TOUCH and not f.k:
+            w.pages[w.zero_page].flags ^= PG_referenced     # marked like any other; on no list, the mark goes again
+        elif f.d & FOLL_TOUCH:
             if f.d & FOLL_WRITE and not pte & PTE_DIRTY:
                 w.pages[f.k].flags |= PG_dirty
             if mark_page_accessed(w, t.cpu, f.k):

@@ -12,7 +12,6 @@ from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport *
 
 cdef enum:
-    MAX_MAP_COUNT = 65530
     MCL_CURRENT = 1
     MCL_FUTURE = 2
     MCL_ONFAULT = 4
@@ -92,7 +91,7 @@ cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     if f.pc == 0:
-        if w.mms[v.mm].map_count >= MAX_MAP_COUNT:
+        if w.mms[v.mm].map_count >= w.max_map_count:
             return ret(t, -ENOMEM)
         f.pc = VS_LOCKED
         if v.mapping:
@@ -122,7 +121,7 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t merged
     if f.pc == 0:
         pgoff = v.pgoff + (f.b - v.start)
-        if not vma_can_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff):
+        if not vma_can_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff, model):
             return ret(t, 0)
         f.j = v.mapping
         f.pc = 1
@@ -130,7 +129,7 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, 1, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
     if f.pc == 1:
         pgoff = v.pgoff + (f.b - v.start)
-        merged = vma_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff)
+        merged = vma_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff, model)
         f.k = merged
         if f.j:
             return ask(t, f, 2, REQ_UP_WRITE, LK_I_MMAP, f.j)

@@ -48,6 +48,8 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
         vma = find_vma(w, t.mm, start)
         if vma and w.vmas[vma].start < end and not flags & MAP_FIXED:
             f.i = EEXIST
+        elif mm.map_count > w.max_map_count:
+            f.i = ENOMEM
         elif flags & MAP_LOCKED and not t.rlimit_memlock and not t.cap_ipc_lock:
             f.i = EPERM
         elif vm_flags & VM_LOCKED and not t.cap_ipc_lock and mm.locked_vm + (end - start) > t.rlimit_memlock >> 12:
@@ -64,7 +66,7 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, MM_LINK, REQ_DOWN_WRITE, LK_I_MMAP, mapping)
     if f.pc == MM_LINK:
         prev = find_vma_before(w, t.mm, start)
-        vma = vma_merge(w, t.mm, prev, start, end, vm_flags, 0, mapping, pgoff)
+        vma = vma_merge(w, t.mm, prev, start, end, vm_flags, 0, mapping, pgoff, 0)
         if not vma:
             vma = vma_alloc(w, t.mm, start, end, vm_flags, pgoff, mapping)
             if not vma:

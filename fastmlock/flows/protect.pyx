@@ -42,6 +42,8 @@ cdef int mprotect_fixup(World *w, Task *t, Frame *f) noexcept nogil:
             return ret(t, f.a)
         if f.d & VM_WRITE and not v.flags & (VM_ACCOUNT | VM_WRITE | VM_HUGETLB | VM_SHARED | VM_NORESERVE):
             f.d |= VM_ACCOUNT
+        elif w.tr.mprotect_uncharges and not f.d & VM_WRITE and not v.mapping and not v.anon_vma:
+            f.d &= ~<int64_t>VM_ACCOUNT
         f.j = (v.flags & (VM_WRITE | VM_SHARED | VM_LOCKED)) == VM_LOCKED and f.d & VM_WRITE
         return call(w, t, f, MF_PTES, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
     if f.pc == MF_PTES:
@@ -165,6 +167,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
         if behaviour(advice, &on, &off):
             if advice == MADV_WIPEONFORK and (v.mapping or v.flags & VM_SHARED):
                 return ret(t, -EINVAL)
+            if advice == MADV_MERGEABLE and v.flags & VM_SHARED:
+                return ret(t, f.a)
             if ((v.flags & ~off) | on) == v.flags:
                 return ret(t, f.a)
             f.d = <int64_t>((v.flags & ~off) | on)
@@ -181,7 +185,7 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
             if advice == MADV_FREE and v.mapping or advice == MADV_REMOVE and not v.mapping:
                 return ret(t, -EINVAL)
         if advice == MADV_REMOVE:
-            if (v.flags & (VM_SHARED | VM_WRITE)) != (VM_SHARED | VM_WRITE):
+            if not v.flags & VM_SHARED or not v.flags & VM_WRITE and not w.tr.remove_maywrite:
                 return ret(t, -EACCES)
             return call(w, t, f, MV_DONE, F_TRUNCATE, v.mapping, f.b - v.start + v.pgoff, f.c - v.start + v.pgoff, -1)
         if advice == MADV_COLD or advice == MADV_PAGEOUT:

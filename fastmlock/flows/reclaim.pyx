@@ -5,6 +5,7 @@ The specification, section 2.8 and patches 08, 11 and 13. There is no swap: anon
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page, munlock_page
+from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache
 from fastmlock.mm.interval_tree cimport tree_next
@@ -14,18 +15,9 @@ from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 
 
-cdef inline int64_t rmap_lock_class(World *w, uint32_t page) noexcept nogil:
-    return LK_ANON_VMA if w.pages[page].flags & PG_anon else LK_I_MMAP
-
-
-cdef inline int64_t rmap_lock(World *w, uint32_t page) noexcept nogil:
-    cdef Page *p = &w.pages[page]
-    return w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
-
-
-cdef inline int64_t rmap_address(World *w, uint32_t node, uint32_t page) noexcept nogil:
-    cdef Vma *v = &w.vmas[w.nodes[node].vma]
-    return v.start + (w.pages[page].index - v.pgoff)
+cdef inline bint maps(uint64_t pte, uint32_t page) noexcept nogil:
+    """Looked at again under the page-table lock: the entry may have changed while it was waited for."""
+    return (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and pte_pfn(pte) == page
 
 
 # ---- MADV_COLD, MADV_PAGEOUT
@@ -98,17 +90,37 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = CO_NEXT
 
 
-# ---- one isolated page of shrink_page_list, references ignored
+# ---- one isolated page of shrink_page_list
 cdef enum:
     SH_LOCKED = 1
     SH_UNMAPPED = 2
     SH_FREE = 3
     SH_KEEP = 4
     SH_FREED = 5
+    SH_REFERENCED = 6
+
+
+cdef inline bint reclaimable(World *w, uint32_t page, int64_t seen) noexcept nogil:
+    """page_check_references: what page_referenced has seen decides. A page of a locked vma goes on to be unmapped, which
+    marks it; from patch 13 it was marked already and is kept."""
+    cdef Page *p = &w.pages[page]
+    cdef bint referenced = test_clear(w, page, PG_referenced)
+    if seen < 0:                            # the rmap lock was not to be had
+        return False
+    if seen & SEEN_LOCKED:
+        if w.tr.p13 and not p.flags & PG_mlocked:
+            p.flags |= PG_active
+        return not w.tr.p13
+    if not seen & SEEN_ENTRIES:
+        return True
+    p.flags |= PG_referenced
+    if referenced or seen & SEEN_ENTRIES > 1 or seen & SEEN_EXEC and not p.flags & PG_swapbacked:
+        p.flags |= PG_active
+    return False
 
 
 cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = page; res = 1 if it was freed. i = verdict."""
+    """a = page, b = ask for references; res = 1 if it was freed."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
@@ -117,6 +129,13 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, SH_LOCKED, REQ_LOCK_PAGE, LK_PAGE, page)
     if f.pc == SH_LOCKED:
         if not page_evictable(w, page):
+            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        f.pc = SH_REFERENCED
+        t.res = 0
+        if f.b and p.mapcount:
+            return call(w, t, f, SH_REFERENCED, F_PAGE_REFERENCED, page)
+    if f.pc == SH_REFERENCED:
+        if f.b and not reclaimable(w, page, t.res):
             return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
         if p.flags & PG_anon and p.flags & PG_swapbacked:       # nowhere to swap to
             p.flags |= PG_active
@@ -131,9 +150,9 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
                 p.flags |= PG_active
         elif p.flags & PG_dirty and not p.flags & PG_anon:      # not written here; tmpfs refuses
             p.flags |= PG_active
-        elif p.flags & PG_anon or p.refcount == 2:              # lazily freed, or the cache's and ours alone
+        elif p.flags & PG_anon or p.mapping and p.refcount == 2:    # lazily freed, or the cache's and ours alone
             if not p.flags & PG_anon:
-                delete_from_page_cache(w, p.mapping, p.index)
+                delete_from_page_cache(w, p.mapping, p.index, True)
                 p.refcount -= 1
             p.flags &= ~<uint32_t>PG_unevictable
             return ask(t, f, SH_FREE, REQ_UNLOCK_PAGE, LK_PAGE, page)
@@ -192,7 +211,9 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
         if f.pc == TU_PTL:
             pte = pte_get(w, f.j, entry)
             f.pc = TU_PTL_FREE
-            if v.flags & VM_LOCKED:
+            if not maps(pte, page):
+                pass
+            elif v.flags & VM_LOCKED:
                 f.k = 1
                 if not w.tr.p04:
                     return call(w, t, f, TU_PTL_FREE, F_MLOCK_PAGE, page)
@@ -240,7 +261,7 @@ cdef enum:
 
 cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
     """A new frame takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
-    cdef uint32_t new = alloc_page(w, w.pages[page].node, w.pages[page].memcg)
+    cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node, w.pages[page].memcg)
     cdef Page *p = &w.pages[page]
     cdef Page *n = &w.pages[new]
     if not new:
@@ -357,6 +378,8 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
         entry = <int>(f.b & 511)
         if f.pc == MI_PTL:
             pte = pte_get(w, f.j, entry)
+            if not maps(pte, page):
+                return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
             if pte & PTE_DIRTY and not p.flags & PG_anon:
                 p.flags |= PG_dirty
             pte_clear(w, f.j, entry)
@@ -412,6 +435,8 @@ cdef int remove_migration_ptes(World *w, Task *t, Frame *f) noexcept nogil:
         v = &w.vmas[w.nodes[f.i].vma]
         if f.pc == MI_PTL:
             pte = pte_get(w, f.j, f.k)
+            if not pte & PTE_MIGRATION or pte_pfn(pte) != old:      # zapped while the lock was waited for
+                return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
             get_page(w, page)
             pte_clear(w, f.j, f.k)
             pte_set(w, f.j, f.k, mk_pte(page, PTE_PRESENT | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))),
@@ -446,7 +471,7 @@ cdef int compact(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, 1, F_DRAIN_ALL, 0)
     while f.i + 1 < f.j:
         f.i += 1
-        if w.pages[f.i].flags & PG_lru:
+        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount:      # not while it is being freed
             return call(w, t, f, 1, F_MIGRATE, f.i)
     return sysret(t, 0, 0)
 

@@ -11,7 +11,6 @@ cdef enum:
     MREMAP_MAYMOVE = 1
     MREMAP_FIXED = 2
     MREMAP_DONTUNMAP = 4
-    MAX_MAP_COUNT = 65530
 
 
 # ---- move_page_tables
@@ -79,7 +78,7 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t pgoff = f.b - v.start + v.pgoff
     cdef uint32_t prev, copy
     if f.pc == 0:
-        if w.mms[t.mm].map_count >= MAX_MAP_COUNT - 3:
+        if w.mms[t.mm].map_count >= w.max_map_count - 3:
             return ret(t, -ENOMEM)
         f.k = (v.flags & VM_LOCKED) != 0
         f.pc = MO_LINK
@@ -89,7 +88,7 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
         if not v.mapping and not v.anon_vma:
             pgoff = f.d
         prev = find_vma_before(w, t.mm, f.d)
-        copy = vma_merge(w, t.mm, prev, f.d, f.d + new, v.flags, v.anon_vma, v.mapping, pgoff)
+        copy = vma_merge(w, t.mm, prev, f.d, f.d + new, v.flags, v.anon_vma, v.mapping, pgoff, vma)
         if not copy:
             copy = vma_alloc(w, t.mm, f.d, f.d + new, v.flags, pgoff, v.mapping)
             if not copy:
@@ -110,6 +109,10 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == MO_MOVED:
         if dontunmap:
             set_vm_flags(w, vma, v.flags & ~<uint64_t>VM_LOCKED_MASK)
+            if f.k:
+                t.flags |= TASK_DONTUNMAPPED
+            if w.tr.dontunmap_accounts and f.k:
+                w.mms[t.mm].locked_vm += new
             if <uint32_t>f.i != vma and v.start == f.b and v.end == f.b + old:
                 unlink_anon_vmas(w, vma)
             return ret(t, 0)
@@ -124,23 +127,11 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, f.k)
 
 
-# ---- the system call
-cdef enum:
-    RM_LOCKED = 1
-    RM_DEST_UNMAPPED = 2
-    RM_SHRUNK = 3
-    RM_GROW = 4
-    RM_GROWN = 5
-    RM_MOVED = 6
-    RM_UNLOCK = 7
-    RM_POPULATE = 8
-    RM_DONE = 9
-
-
+# ---- checks
 cdef int64_t get_unmapped_area(World *w, uint32_t mm, int64_t pages) noexcept nogil:
     """Some free place below the first mapping of the process; the real choice depends on the whole process."""
     cdef uint32_t vma = w.mms[mm].vma
-    cdef int64_t top = 0x100000000 - 0x10000
+    cdef int64_t top = 0x100000000 - 0x10001       # at the end of a table, like mmap_base without randomisation
     cdef bint moved = True
     while moved:
         moved = False
@@ -154,12 +145,95 @@ cdef int64_t get_unmapped_area(World *w, uint32_t mm, int64_t pages) noexcept no
     return top - pages
 
 
+cdef int vma_to_resize(World *w, Task *t, int64_t start, int64_t old, int64_t new, int64_t flags) noexcept nogil:
+    """May the range that begins at `start` be resized or moved so? 0 or an errno."""
+    cdef uint32_t vma = find_vma(w, t.mm, start)
+    cdef Vma *v = &w.vmas[vma]
+    if not vma or v.start > start:
+        return EFAULT
+    if not old and not v.flags & VM_SHARED:
+        return EINVAL
+    if flags & MREMAP_DONTUNMAP:
+        if w.tr.dontunmap_any and v.flags & (VM_DONTEXPAND | VM_PFNMAP) \
+                or not w.tr.dontunmap_any and (v.mapping or v.flags & VM_SHARED):
+            return EINVAL
+    if old > v.end - start:
+        return EFAULT
+    if new == old or w.tr.mremap_checks_first and new < old:
+        return 0
+    if v.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return EFAULT
+    if v.flags & VM_LOCKED and not t.cap_ipc_lock and w.mms[t.mm].locked_vm + new - old > t.rlimit_memlock >> 12:
+        return EAGAIN
+    return 0
+
+
+# ---- MREMAP_FIXED and MREMAP_DONTUNMAP
+cdef enum:
+    MT_DEST_UNMAPPED = 1
+    MT_SHRUNK = 2
+    MT_MOVED = 3
+
+
+cdef int mremap_to(World *w, Task *t, Frame *f) noexcept nogil:
+    """a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; mmap_lock held. What lies at the destination
+    goes first. res = where it is now, or -errno. i = old pages after shrinking."""
+    cdef int64_t flags = f.c >> 40, new = f.c & ((<int64_t>1 << 40) - 1)
+    cdef int err
+    if f.pc == 0:
+        f.i = <int32_t>f.b
+        if w.tr.mremap_checks_first:
+            err = vma_to_resize(w, t, f.a, min(f.b, new), new, flags)    # what a shrink cuts off may lie anywhere
+            if err:
+                return ret(t, -err)
+        f.pc = MT_DEST_UNMAPPED
+        t.res = 0
+        if flags & MREMAP_FIXED:
+            if f.a + f.b > f.d and f.d + new > f.a:
+                return ret(t, -EINVAL)
+            if w.mms[t.mm].map_count + 2 >= w.max_map_count - 3:
+                return ret(t, -ENOMEM)
+            return call(w, t, f, MT_DEST_UNMAPPED, F_UNMAP_REGION, f.d, f.d + new)
+    if f.pc == MT_DEST_UNMAPPED:
+        if t.res < 0:
+            return ret(t, t.res)
+        f.pc = MT_SHRUNK
+        if f.b > new:
+            f.i = <int32_t>new
+            return call(w, t, f, MT_SHRUNK, F_UNMAP_REGION, f.a + new, f.a + f.b)
+    if f.pc == MT_SHRUNK:
+        if t.res < 0:
+            return ret(t, t.res)
+        err = vma_to_resize(w, t, f.a, f.i, new, flags)
+        if err:
+            return ret(t, -err)
+        if not flags & MREMAP_FIXED:
+            f.d = get_unmapped_area(w, t.mm, new)
+        return call(w, t, f, MT_MOVED, F_MOVE_VMA, find_vma(w, t.mm, f.a), f.a,
+                    <int64_t>f.i | new << 28 | (<int64_t>1 << 56 if flags & MREMAP_DONTUNMAP else 0), f.d)
+    return ret(t, t.res if t.res < 0 else f.d)
+
+
+# ---- the system call
+cdef enum:
+    RM_LOCKED = 1
+    RM_MANY = 2
+    RM_SHRUNK = 3
+    RM_GROW = 4
+    RM_GROWN = 5
+    RM_MOVED_TO = 6
+    RM_MOVED = 7
+    RM_UNLOCK = 8
+    RM_DONE = 9
+
+
 cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = address, b = old pages, c = new pages | flags << 40, d = new address. ret = where it is now. i = error or, with
-    j = 1, done; k = populate behind the old end. Only growth of a locked mapping is populated."""
+    """a = address, b = old pages, c = new pages | flags << 40, d = new address. ret = where it is now. i = error, j = the
+    error is answered as an address, k = populate behind the old end, before that position among many VMAs. Only growth
+    of a locked mapping is populated."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef int64_t flags = f.c >> 40, new = f.c & ((<int64_t>1 << 40) - 1)
-    cdef int64_t start = f.a >> 12, dest = f.d >> 12
+    cdef int64_t start = f.a >> 12, first, end
     cdef uint32_t vma, next
     cdef Vma *v
     if f.pc == 0:
@@ -170,48 +244,26 @@ cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
             return sysret(t, 0, EINVAL)
         return ask(t, f, RM_LOCKED, REQ_DOWN_WRITE, LK_MMAP, t.mm)
     if f.pc == RM_LOCKED:
-        f.pc = RM_DEST_UNMAPPED
-        t.res = 0
-        if flags & MREMAP_FIXED:
-            if start + f.b > dest and dest + new > start:
-                return mremap_fail(t, f, EINVAL)
-            if mm.map_count + 2 >= MAX_MAP_COUNT - 3:
-                return mremap_fail(t, f, ENOMEM)
-            return call(w, t, f, RM_DEST_UNMAPPED, F_UNMAP_REGION, dest, dest + new)
         vma = find_vma(w, t.mm, start)
         if not vma or w.vmas[vma].start > start:
-            return mremap_no_vma(w, t, f)
-    if f.pc == RM_DEST_UNMAPPED:
-        if t.res < 0:
-            return mremap_fail(t, f, <int>-t.res)
-        f.pc = RM_SHRUNK
-        if f.b > new:
-            f.j = <int32_t>f.b
-            f.b = new
-            return call(w, t, f, RM_SHRUNK, F_UNMAP_REGION, start + new, start + f.j)
-    if f.pc == RM_SHRUNK:
-        if t.res < 0:
-            return mremap_fail(t, f, <int>-t.res)
-        if f.b == new and not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
-            return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
-        vma = find_vma(w, t.mm, start)
-        if not vma or w.vmas[vma].start > start:
-            return mremap_no_vma(w, t, f)
-        v = &w.vmas[vma]
-        if not f.b and not v.flags & VM_SHARED:
-            return mremap_fail(t, f, EINVAL)
-        if flags & MREMAP_DONTUNMAP:
-            if w.tr.dontunmap_any and v.flags & (VM_DONTEXPAND | VM_PFNMAP) \
-                    or not w.tr.dontunmap_any and (v.mapping or v.flags & VM_SHARED):
-                return mremap_fail(t, f, EINVAL)
-        if f.b > v.end - start:
-            return mremap_fail(t, f, EFAULT)
-        if new != f.b:
-            if v.flags & (VM_DONTEXPAND | VM_PFNMAP):
+            # EFAULT, which 5.16 to 5.18 hand back as if 14 were an address
+            f.j = w.tr.mremap_positive_efault
+            if w.tr.mremap_looks_first or not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and f.b < new:
                 return mremap_fail(t, f, EFAULT)
-            if v.flags & VM_LOCKED and not t.cap_ipc_lock and mm.locked_vm + new - f.b > t.rlimit_memlock >> 12:
-                return mremap_fail(t, f, EAGAIN)
-        if not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        t.res = 0
+        if flags & MREMAP_FIXED and w.tr.mremap_many and f.b == new:
+            f.pc = RM_MANY
+        elif flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+            return call(w, t, f, RM_MOVED_TO, F_MREMAP_TO, start, f.b, f.c, f.d >> 12)
+        elif f.b >= new:
+            f.pc = RM_SHRUNK
+            if f.b > new:
+                return call(w, t, f, RM_SHRUNK, F_UNMAP_REGION, start + new, start + f.b)
+        else:
+            f.i = vma_to_resize(w, t, start, f.b, new, flags)
+            if f.i:
+                return mremap_fail(t, f, f.i)
+            v = &w.vmas[vma]
             next = v.next
             if f.b == v.end - start and (not next or w.vmas[next].start >= v.end + new - f.b):
                 f.pc = RM_GROW
@@ -219,11 +271,26 @@ cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
                     return ask(t, f, RM_GROW, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
             elif not flags & MREMAP_MAYMOVE:
                 return mremap_fail(t, f, ENOMEM)
-        if f.pc != RM_GROW:
-            if not flags & MREMAP_FIXED:
+            else:
                 f.d = get_unmapped_area(w, t.mm, new) << 12
-            return call(w, t, f, RM_MOVED, F_MOVE_VMA, vma, start,
-                        f.b | new << 28 | (<int64_t>1 << 56 if flags & MREMAP_DONTUNMAP else 0), f.d >> 12)
+                return call(w, t, f, RM_MOVED, F_MOVE_VMA, vma, start, f.b | new << 28, f.d >> 12)
+    if f.pc == RM_MANY:
+        # 6.17: each vma of the range goes to the place that keeps its distance
+        if t.res < 0:
+            return mremap_fail(t, f, <int>-t.res)
+        vma = find_vma(w, t.mm, start + f.k) if f.k < f.b else 0
+        if vma and w.vmas[vma].start < start + f.b:
+            first = max(w.vmas[vma].start, start + f.k)
+            end = min(w.vmas[vma].end, start + f.b)
+            f.k = <int32_t>(end - start)
+            return call(w, t, f, RM_MANY, F_MREMAP_TO, first, end - first, (end - first) | flags << 40,
+                        (f.d >> 12) + first - start)
+        f.k = 0
+        return ask(t, f, RM_UNLOCK, REQ_UP_WRITE, LK_MMAP, t.mm)
+    if f.pc == RM_SHRUNK:
+        if t.res < 0:
+            return mremap_fail(t, f, <int>-t.res)
+        return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
     if f.pc == RM_GROW:
         vma = find_vma(w, t.mm, start)
         v = &w.vmas[vma]
@@ -238,6 +305,12 @@ cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, RM_GROWN, REQ_UP_WRITE, LK_I_MMAP, v.mapping)
     if f.pc == RM_GROWN:
         return ask(t, f, RM_UNLOCK, REQ_UP_WRITE, LK_MMAP, t.mm)
+    if f.pc == RM_MOVED_TO:
+        if t.res < 0:
+            return mremap_fail(t, f, <int>-t.res)
+        f.d = t.res << 12
+        t.res = w.vmas[find_vma(w, t.mm, f.d >> 12)].flags & VM_LOCKED
+        f.pc = RM_MOVED
     if f.pc == RM_MOVED:
         if t.res < 0:
             return mremap_fail(t, f, <int>-t.res)
@@ -245,30 +318,22 @@ cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, RM_UNLOCK, REQ_UP_WRITE, LK_MMAP, t.mm)
     if f.pc == RM_UNLOCK:
         if f.k:
-            return call(w, t, f, RM_POPULATE, F_POPULATE, (f.d >> 12) + f.b, (f.d >> 12) + new, 1)
-        f.pc = RM_POPULATE
-    if f.pc == RM_POPULATE:
+            f.k = 0
+            return call(w, t, f, RM_UNLOCK, F_POPULATE, (f.d >> 12) + f.b, (f.d >> 12) + new, 1)
         return sysret(t, f.d, 0)
     # RM_DONE: nothing moved
-    if f.i and f.j < 0:
+    if f.i and f.j:
         return sysret(t, f.i, 0)
     return sysret(t, f.a, f.i)
 
 
 cdef inline int mremap_fail(Task *t, Frame *f, int err) noexcept nogil:
     f.i = err
-    f.j = 0
-    return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
-
-
-cdef inline int mremap_no_vma(World *w, Task *t, Frame *f) noexcept nogil:
-    """No vma there: EFAULT, which 5.16 to 5.18 hand back as if 14 were an address."""
-    f.i = EFAULT
-    f.j = -1 if w.tr.mremap_positive_efault else 0
     return ask(t, f, RM_DONE, REQ_UP_WRITE, LK_MMAP, t.mm)
 
 
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_MOVE_TABLES] = move_page_tables
     table[<int>F_MOVE_VMA] = move_vma
+    table[<int>F_MREMAP_TO] = mremap_to
     table[<int>F_SYS_MREMAP] = sys_mremap

@@ -22,6 +22,9 @@ cdef enum:
     ZP_GATHER = 4
     ZP_UNLOCKED = 5
     ZP_FLUSHED = 6
+    ZP_DELAYED = 7
+    ZP_UNLOCK = 8
+    ZP_GATHER_DELAYED = 9
 
 cdef enum:
     ZAP_KEEP_COWED = 1          # only pages of the file itself (hole punch keeps private copies)
@@ -29,12 +32,15 @@ cdef enum:
 cdef enum:
     GATHER_FULL = 1
     FLUSH_NOW = 2
+    DELAYED_RMAP = 1 << 31          # of a gathered page: its mapping goes with the flush
 
 
 cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
     """Clears the entries of [b, c) in vma a; d = flags. Each page loses a mapping (and, from patch 04, a lock if the
-    vma is locked) and is gathered, to be freed after the TLB flush. i = leaf, j = page, k = why to flush."""
+    vma is locked) and is gathered, to be freed after the TLB flush. From 6.2 the mappings of dirty file pages go last of a table. i = leaf, j = page or
+    position in the gather, k = why to flush."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
+    cdef uint32_t *gather = &w.gathers[<int64_t>task_index(w, t) * GATHER_MAX]
     cdef int64_t base
     cdef uint64_t pte
     cdef int entry, end, called
@@ -51,7 +57,9 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             entry = next_pte(w, f.i, <int>(f.b - base), end)
             f.b = base + entry
             if entry >= end or f.k & GATHER_FULL:
-                return ask(t, f, ZP_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+                f.j = 0
+                f.pc = ZP_DELAYED if f.k & FLUSH_NOW and w.tr.delayed_rmap else ZP_UNLOCK
+                continue
             pte = pte_get(w, f.i, entry)
             if f.d & ZAP_KEEP_COWED and pte & PTE_PRESENT and not pte & PTE_SPECIAL \
                     and w.pages[pte_pfn(pte)].flags & PG_anon:
@@ -68,8 +76,11 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 if pte & PTE_DIRTY:
                     w.pages[f.j].flags |= PG_dirty
                     f.k |= FLUSH_NOW        # before the page can be cleaned and written by somebody else
-                if pte & PTE_YOUNG and mark_page_accessed(w, t.cpu, f.j):
-                    return call(w, t, f, ZP_ACCESSED, F_PVEC, t.cpu, PVEC_ACTIVATE)
+                    if w.tr.delayed_rmap:
+                        f.pc = ZP_GATHER_DELAYED
+                if pte & PTE_YOUNG and not v.flags & (VM_SEQ_READ | (VM_RAND_READ if w.tr.random_is_old else 0)) \
+                        and mark_page_accessed(w, t.cpu, f.j):
+                    return call(w, t, f, f.pc, F_PVEC, t.cpu, PVEC_ACTIVATE)
         if f.pc == ZP_ACCESSED:
             f.pc = ZP_REMOVED
             if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
@@ -80,14 +91,30 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 called = munlock_page(w, t, f, ZP_GATHER, f.j)
                 if called != -1:
                     return called
-        if f.pc == ZP_GATHER:
-            w.gathers[<int64_t>task_index(w, t) * GATHER_MAX + t.gather] = f.j
+        if f.pc == ZP_GATHER or f.pc == ZP_GATHER_DELAYED:
+            gather[t.gather] = <uint32_t>f.j | (<uint32_t>DELAYED_RMAP if f.pc == ZP_GATHER_DELAYED else 0)
             t.gather += 1
             if t.gather == GATHER_MAX:
                 f.k |= GATHER_FULL
             f.pc = ZP_ENTRY
             if w.fine:
                 return REQ_WORK
+        # tlb_flush_rmaps(), the page-table lock still held
+        if f.pc == ZP_DELAYED:
+            while f.j < t.gather and not gather[f.j] & <uint32_t>DELAYED_RMAP:
+                f.j += 1
+            f.pc = ZP_UNLOCK
+            if f.j < t.gather:
+                gather[f.j] &= ~<uint32_t>DELAYED_RMAP
+                f.pc = ZP_DELAYED
+                page_remove_rmap(w, t.cpu, gather[f.j])
+                if vma_counts_mlock(w, v, gather[f.j]):
+                    called = munlock_page(w, t, f, ZP_DELAYED, gather[f.j])
+                    if called != -1:
+                        return called
+                continue
+        if f.pc == ZP_UNLOCK:
+            return ask(t, f, ZP_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         if f.pc == ZP_UNLOCKED:
             if f.k:
                 return call(w, t, f, ZP_FLUSHED, F_FLUSH, 0)
@@ -203,7 +230,7 @@ cdef int unmap_region(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = UR_SPLIT_START
         t.res = 0
         if w.vmas[f.i].start < f.a:
-            if w.vmas[f.i].end > f.b and mm.map_count >= 65530:
+            if w.vmas[f.i].end > f.b and mm.map_count >= w.max_map_count:
                 return ret(t, -ENOMEM)
             return call(w, t, f, UR_SPLIT_START, F_VMA_SPLIT, f.i, f.a, 0)
     if f.pc == UR_SPLIT_START:

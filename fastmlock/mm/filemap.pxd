@@ -9,18 +9,21 @@ cdef inline uint32_t find_get_page(World *w, uint32_t mapping, int64_t pgoff) no
     cdef Mapping *m = &w.mappings[mapping]
     if pgoff < 0 or pgoff >= m.capacity:
         return 0
-    return w.cache[m.base + pgoff]
+    return w.cache[m.base + pgoff] if w.cache[m.base + pgoff] != <uint32_t>SHADOW else 0
 
 
 cdef inline uint32_t add_to_page_cache(World *w, int cpu, uint32_t mapping, int64_t pgoff) noexcept nogil:
-    """A new page in the cache, whose reference the cache holds; 0 and w.error when memory is out."""
+    """A new page in the cache, whose reference the cache holds; 0 and w.error when memory is out. One that reclaim
+    took away comes back active (workingset_refault, every refault distance taken for short)."""
     cdef Mapping *m = &w.mappings[mapping]
     cdef int node = <int>(pgoff % w.nr_nodes) if m.interleave else cpu_node(w, cpu)
-    cdef uint32_t page = alloc_page(w, node, m.memcg)
+    cdef uint32_t page = alloc_page(w, cpu, node, m.memcg)
     if not page:
         return 0
     w.pages[page].mapping = mapping
     w.pages[page].index = pgoff
+    if w.cache[m.base + pgoff] == <uint32_t>SHADOW:
+        w.pages[page].flags |= PG_active
     w.cache[m.base + pgoff] = page
     m.nrpages += 1
     return page
@@ -34,9 +37,10 @@ cdef inline uint32_t shmem_alloc(World *w, int cpu, uint32_t mapping, int64_t pg
     return page
 
 
-cdef inline void delete_from_page_cache(World *w, uint32_t mapping, int64_t pgoff) noexcept nogil:
-    """The cache forgets the page; its reference is the caller's now."""
+cdef inline void delete_from_page_cache(World *w, uint32_t mapping, int64_t pgoff, bint shadow) noexcept nogil:
+    """The cache forgets the page; its reference is the caller's now. With `shadow` it was reclaimed, and a disk file
+    remembers that."""
     cdef Mapping *m = &w.mappings[mapping]
     w.pages[w.cache[m.base + pgoff]].mapping = 0
-    w.cache[m.base + pgoff] = 0
+    w.cache[m.base + pgoff] = <uint32_t>SHADOW if shadow and not m.shmem else 0
     m.nrpages -= 1

@@ -1,11 +1,13 @@
 # struct page: flags, references, allocation. (include/linux/page-flags.h, mm/page_alloc.c)
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from fastmlock.state.debug cimport *
 from fastmlock.state.types cimport *
 
 
 # ---- what the machine is told: a line was written, work was done
 cdef inline void touch(World *w, uint32_t page, int atomics) noexcept nogil:
     """The page's cache line is taken for writing, for `atomics` operations."""
+    vm_bug_on(w, page == 0 or page >= w.pages_used, BUG_PAGE)
     if w.timed:
         if w.nr_touch < TOUCH_MAX:
             w.touch[w.nr_touch] = (<uint64_t>page << 8) | <uint64_t>atomics
@@ -63,11 +65,13 @@ cdef inline bint page_evictable(World *w, uint32_t page) noexcept nogil:
 
 # ---- references
 cdef inline void get_page(World *w, uint32_t page) noexcept nogil:
+    vm_bug_on(w, w.pages[page].refcount <= 0, BUG_REFCOUNT)
     w.pages[page].refcount += 1
     touch(w, page, 1)
 
 
 cdef inline bint put_page_testzero(World *w, uint32_t page) noexcept nogil:
+    vm_bug_on(w, w.pages[page].refcount <= 0, BUG_REFCOUNT)
     w.pages[page].refcount -= 1
     touch(w, page, 1)
     return w.pages[page].refcount == 0
@@ -78,12 +82,28 @@ cdef inline int cpu_node(World *w, int cpu) noexcept nogil:
     return (cpu * w.nr_nodes) // w.nr_cpus
 
 
-cdef inline uint32_t alloc_page(World *w, int node, int memcg) noexcept nogil:
-    """A free page with one reference, no flags; 0 and w.error when there is none."""
-    cdef uint32_t page = w.pages_free
+cdef inline uint32_t *free_list(World *w, int cpu) noexcept nogil:
+    """Where the next page for this cpu comes from: its own list (what it freed last comes first), else, when no
+    frame is fresh any more, the common list or another cpu's."""
+    cdef uint32_t *head = &w.pcp[cpu & (PCP_LISTS - 1)]
+    cdef int other
+    if head[0] or w.pages_used < w.pages_cap:
+        return head
+    if w.pages_free:
+        return &w.pages_free
+    for other in range(min(w.nr_cpus, PCP_LISTS)):
+        if w.pcp[other]:
+            return &w.pcp[other]
+    return head
+
+
+cdef inline uint32_t alloc_page(World *w, int cpu, int node, int memcg) noexcept nogil:
+    """A free page with one reference, no flags, for a task on `cpu`; 0 and w.error when there is none."""
+    cdef uint32_t *head = free_list(w, cpu)
+    cdef uint32_t page = head[0]
     cdef Page *p
     if page:
-        w.pages_free = w.pages[page].lru_next
+        head[0] = w.pages[page].lru_next
         w.pages_nfree -= 1
     elif w.pages_used < w.pages_cap:
         page = w.pages_used
@@ -110,14 +130,20 @@ cdef inline uint32_t alloc_page(World *w, int node, int memcg) noexcept nogil:
     return page
 
 
-cdef inline void free_page(World *w, uint32_t page) noexcept nogil:
-    """Back to the free list. The caller has taken it off the LRU."""
+cdef inline void free_page_prepare(World *w, uint32_t page) noexcept nogil:
+    """The page is nobody's; the caller has taken it off the LRU and hands it to a free list next."""
     cdef Page *p = &w.pages[page]
+    vm_bug_on(w, p.mapcount != 0 or (p.flags & PG_lru) != 0, BUG_FREE)
     p.flags = PG_buddy
     p.mapping = 0
     p.mapcount = 0
     p.lru_prev = 0
-    p.lru_next = w.pages_free
-    w.pages_free = page
-    w.pages_nfree += 1
     work(w, WK_FREE, 1)
+
+
+cdef inline void free_page(World *w, int cpu, uint32_t page) noexcept nogil:
+    """Back to the cpu's list, whose first it is now."""
+    free_page_prepare(w, page)
+    w.pages[page].lru_next = w.pcp[cpu & (PCP_LISTS - 1)]
+    w.pcp[cpu & (PCP_LISTS - 1)] = page
+    w.pages_nfree += 1

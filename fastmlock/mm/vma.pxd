@@ -29,7 +29,7 @@ cdef void vma_set_range(World *w, uint32_t vma, int64_t start, int64_t end, int6
 # splits at vpn; the new vma is the upper part (or the lower, if new_below); 0 and w.error when none is left
 cdef uint32_t vma_split(World *w, uint32_t vma, int64_t vpn, bint new_below) noexcept nogil
 # The merge that [start, end) with these attributes allows behind `prev`: 0 = none, else a MergeCase. vma_merge
-# carries it out and answers the vma that now covers the range.
+# carries it out and answers the vma that now covers the range. `source` = the vma whose memory it is, 0 if it is new.
 cdef enum MergeCase:
     MERGE_NONE = 0
     MERGE_BOTH = 1              # prev grows over the range and its follower
@@ -38,6 +38,6 @@ cdef enum MergeCase:
     MERGE_NEXT = 4              # the follower (or the range's own vma) grows
 
 cdef int vma_can_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                       uint32_t anon_vma, uint32_t mapping, int64_t pgoff) noexcept nogil
+                       uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil
 cdef uint32_t vma_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                        uint32_t anon_vma, uint32_t mapping, int64_t pgoff) noexcept nogil
+                        uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil

@@ -195,15 +195,22 @@ cdef uint32_t vma_split(World *w, uint32_t vma, int64_t vpn, bint new_below) noe
 
 
 # ---- merging
-cdef inline bint is_mergeable_anon_vma(World *w, uint32_t one, uint32_t two, uint32_t vma) noexcept nogil:
-    cdef uint32_t avc
-    if not one or not two:
-        if not vma:
-            return True
-        avc = w.vmas[vma].avc
-        if avc and not w.avcs[avc].next or not avc and w.tr.merge_unfaulted:
-            return True
-    return one == two
+cdef inline bint is_singular(World *w, uint32_t vma) noexcept nogil:
+    """Linked to one anon_vma only: no child of a fork."""
+    return w.vmas[vma].avc != 0 and w.avcs[w.vmas[vma].avc].next == 0
+
+
+cdef inline bint is_mergeable_anon_vma(World *w, uint32_t anon_vma, uint32_t source, uint32_t vma) noexcept nogil:
+    """May `vma` take over memory (of the vma `source`, if it is one) that has this anon_vma? Of two with only one
+    anon_vma between them, the one that has it must have no other. Through 6.15 the one that takes over was asked in
+    either case, and the empty list of an unfaulted vma failed the test."""
+    if anon_vma == w.vmas[vma].anon_vma:
+        return True
+    if not anon_vma:
+        return is_singular(w, vma)
+    if not w.vmas[vma].anon_vma:
+        return w.tr.merge_unfaulted and (not source or is_singular(w, source))
+    return False
 
 
 cdef inline bint attributes_equal(World *w, uint32_t vma, uint64_t flags, uint32_t mapping) noexcept nogil:
@@ -211,7 +218,7 @@ cdef inline bint attributes_equal(World *w, uint32_t vma, uint64_t flags, uint32
 
 
 cdef int vma_can_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                       uint32_t anon_vma, uint32_t mapping, int64_t pgoff) noexcept nogil:
+                       uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil:
     cdef uint32_t next = w.vmas[prev].next if prev else w.mms[mm].vma
     cdef bint with_prev, with_next
     cdef Vma *v
@@ -223,14 +230,15 @@ cdef int vma_can_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int6
     if prev and w.vmas[prev].end == start:
         v = &w.vmas[prev]
         with_prev = (attributes_equal(w, prev, flags, mapping) and v.pgoff + vma_pages(v) == pgoff
-                     and is_mergeable_anon_vma(w, anon_vma, v.anon_vma, prev))
+                     and is_mergeable_anon_vma(w, anon_vma, source, prev))
     with_next = False
     if next and w.vmas[next].start == end:
         v = &w.vmas[next]
         with_next = (attributes_equal(w, next, flags, mapping) and pgoff + (end - start) == v.pgoff
-                     and is_mergeable_anon_vma(w, anon_vma, v.anon_vma, next))
+                     and is_mergeable_anon_vma(w, anon_vma, source, next))
     if with_prev:
-        if with_next and is_mergeable_anon_vma(w, w.vmas[prev].anon_vma, w.vmas[next].anon_vma, 0):
+        if with_next and (not w.vmas[prev].anon_vma or not w.vmas[next].anon_vma
+                          or w.vmas[prev].anon_vma == w.vmas[next].anon_vma):
             return MERGE_BOTH
         return MERGE_PREV
     if with_next:
@@ -255,8 +263,8 @@ cdef inline void import_anon_vma(World *w, uint32_t into, uint32_t source) noexc
 
 
 cdef uint32_t vma_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                        uint32_t anon_vma, uint32_t mapping, int64_t pgoff) noexcept nogil:
-    cdef int which = vma_can_merge(w, mm, prev, start, end, flags, anon_vma, mapping, pgoff)
+                        uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil:
+    cdef int which = vma_can_merge(w, mm, prev, start, end, flags, anon_vma, mapping, pgoff, source)
     cdef uint32_t area = w.vmas[prev].next if prev else w.mms[mm].vma
     cdef uint32_t next = area
     cdef Vma *v

@@ -37,8 +37,7 @@ def follow_page_pte(k: Kernel, vma: Vma, pte: Pte | None, write: bool, foll_mloc
     page = pte.page
     if write and not pte.dirty:
         page.dirty = True
-    if not page.zero:
-        swap.mark_page_accessed(k, page)
+    swap.mark_page_accessed(k, page)        # the zero page too: on no list, its mark comes and goes
     if foll_mlock and vma.flags & VM_LOCKED and (page.anon or page.mapping is not None):
         swap.lru_add_drain(k)
         mlock.mlock_vma_page_locked(k, page)

@@ -158,6 +158,7 @@ class Mm:
     vmas: list[Vma] = field(default_factory=list)
     ptes: dict[int, Pte] = field(default_factory=dict)
     locked_vm: int = 0
+    dontunmapped: bool = False              # MREMAP_DONTUNMAP left locked_vm above what is locked
     def_flags: int = 0
 
     @property

@@ -6,7 +6,7 @@ from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
-from . import filemap, gup, image, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, truncate, vmscan
+from . import filemap, gup, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, truncate, vmscan
 from .state import VM_LOCKED, VM_LOCKED_MASK, VM_LOCKONFAULT, VM_NORESERVE, Batches, File, Kernel, Mm, Page, Task, Vma
 from .traits import traits_of
 
@@ -37,19 +37,22 @@ class ReferenceSystem:
         self.cpus, self.worker_cpu, self.controller_cpu = cpus, worker_cpu, controller_cpu
         self.k = Kernel(self.traits, [Batches() for _ in range(cpus)])
         self.smaps_shows_lf = self.traits.smaps_shows_lockonfault
-        self._tasks: dict[int, Task] = {}
-        self._files: list[File] = []
+        self.release = self.traits.release
+        self.child_runs_first = self.traits.child_runs_first
+        self.write_prefaults = self.traits.write_prefaults
+        self.controller = 0
         self._controller = Mm()
+        self._tasks = {self.controller: Task(self.controller, self._controller, controller_cpu,
+                                             self.traits.memlock_default)}
+        self._files: list[File] = []
+        self._shared_anon: list[File] = []
         self._next_observer = 0x200000000
-        self._buffer_present = False
         self.k.cpu = controller_cpu
-        self._image = image.Program(self.k, self._controller)
 
     # ------------------------------------------------------------ entering the kernel
     def _enter(self, pid: int) -> Task:
         task = self._tasks[pid]
         self.k.cpu = task.cpu
-        image.user_mode(self.k, task.mm)
         return task
 
     def _control(self) -> Kernel:
@@ -58,24 +61,22 @@ class ReferenceSystem:
 
     # ------------------------------------------------------------ processes
     def spawn(self, *, cpu: int = 0) -> int:
-        pid = len(self._tasks) + 1
-        self.k.cpu = cpu
-        mm = self._image.new_process()
-        self._tasks[pid] = Task(pid, mm, cpu, self.traits.memlock_default)
+        pid = len(self._tasks)
+        self._tasks[pid] = Task(pid, Mm(), cpu, self.traits.memlock_default)
         return pid
 
     def fork(self, pid: int) -> int:
         parent = self._enter(pid)
-        child = len(self._tasks) + 1
+        child = len(self._tasks)
         mm = mmap.dup_mmap(self.k, parent.mm)
         self._tasks[child] = Task(child, mm, parent.cpu, parent.rlimit, parent.uid)
-        image.after_fork(self.k, parent.mm, mm)
         return child
 
     def exit(self, pid: int) -> None:
         task = self._enter(pid)
         task.alive = False
         mmap.exit_mmap(self.k, task.mm)
+        self._user_mode_again()
 
     def set_cpu(self, pid: int, cpu: int) -> None:
         self._tasks[pid].cpu = cpu
@@ -116,18 +117,28 @@ class ReferenceSystem:
         backing, pgoff = (None, start) if file is None else (self._files[file], offset >> PAGE_SHIFT)
         if backing is None and shared:
             backing, pgoff = File(-1, "shmem", pages), 0
+            self._shared_anon.append(backing)
         vm_flags = mmap.calc_vm_flags(prot, shared) | (VM_NORESERVE if flags & abi.MAP_NORESERVE else 0)
         err = mmap.do_mmap(self.k, task, start, pages, vm_flags, backing, pgoff,
                            fixed=bool(flags & abi.MAP_FIXED), noreplace=bool(flags & abi.MAP_FIXED_NOREPLACE),
                            map_locked=bool(flags & abi.MAP_LOCKED), populate=bool(flags & abi.MAP_POPULATE))
+        self._user_mode_again()
         return (-1, err) if err else (addr, 0)
+
+    def _user_mode_again(self) -> None:
+        """What fput() puts off to the end of the call: shared anonymous memory that nobody maps is evicted."""
+        for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
+            self._shared_anon.remove(file)
+            truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)
 
     def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
         task = self._enter(pid)
         if addr % PAGE_SIZE or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, EINVAL
         start = addr >> PAGE_SHIFT
-        return _answer(mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length)))
+        err = mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length))
+        self._user_mode_again()
+        return _answer(err)
 
     def mremap(self, pid: int, addr: int, old_len: int, new_len: int, flags: int,
                new_addr: int) -> tuple[int, int]:
@@ -136,6 +147,7 @@ class ReferenceSystem:
             return -1, EINVAL
         ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, _pages_up(old_len), _pages_up(new_len), flags,
                                     new_addr >> PAGE_SHIFT)
+        self._user_mode_again()
         if err:
             return -1, err
         return (EFAULT if ret == EFAULT else ret << PAGE_SHIFT), 0
@@ -250,7 +262,6 @@ class ReferenceSystem:
     # ------------------------------------------------------------ other acts of a process
     def touch(self, pid: int, addr: int, pages: int, write: bool) -> tuple[int, int]:
         task = self._enter(pid)
-        image.first_touch(self.k, task.mm)
         for done in range(pages):
             if signal := memory.user_access(self.k, task.mm, (addr >> PAGE_SHIFT) + done, write):
                 return done, signal
@@ -267,20 +278,20 @@ class ReferenceSystem:
         return (-ENOENT, 0) if pte is None else OK
 
     def local_drain(self, pid: int) -> tuple[int, int]:
-        """The recorder's way to lru_add_drain(): MADV_WILLNEED of a fresh anonymous page."""
-        task = self._enter(pid)
-        page = 0x7F0000000
-        flags = mmap.calc_vm_flags(abi.PROT_READ | abi.PROT_WRITE, shared=False)
-        if mmap.do_mmap(self.k, task, page, 1, flags, None, page, fixed=False, noreplace=False, map_locked=False,
-                        populate=False):
-            return -1, ENOMEM
-        err = madvise.do_madvise(self.k, task.mm, page, page + 1, madvise.WILLNEED)
-        mmap.do_munmap(self.k, task.mm, page, page + 1)
-        return _answer(err)
+        """lru_add_drain() on the process's cpu."""
+        self._enter(pid)
+        swap.lru_add_drain(self.k)
+        return OK
+
+    def map_special(self, pid: int, addr: int, length: int, vm_flags: int) -> None:
+        """A mapping of the kernel's own, with just these vm_flags."""
+        start = addr >> PAGE_SHIFT
+        mmap.mmap_region(self.k, self._tasks[pid].mm, start, _pages_up(length), vm_flags, None, start)
 
     # ------------------------------------------------------------ the controller
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False) -> int:
-        """Written page by page (a disk file is synced), then mapped by the controller, which never touches it."""
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True) -> int:
+        """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
+        it."""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
         k = self._control()
@@ -292,8 +303,9 @@ class ReferenceSystem:
             self._sync(file)
         size = max(pages, 1)
         self._next_observer += size + 0x1000
-        mmap.mmap_region(k, self._controller, self._next_observer, size, mmap.calc_vm_flags(abi.PROT_READ, shared=True),
-                         file, 0)
+        if observe:
+            mmap.mmap_region(k, self._controller, self._next_observer, size,
+                             mmap.calc_vm_flags(abi.PROT_READ, shared=True), file, 0)
         swap.lru_add_drain_all(k)
         return file.number
 
@@ -328,13 +340,7 @@ class ReferenceSystem:
         return OK
 
     def pwrite(self, file: int, offset: int, pages: int) -> tuple[int, int]:
-        """The first write ever is made from a buffer that is not there yet: without prefaulting the page is looked up,
-        the copy fails, and all is done again."""
-        k = self._control()
-        if pages > 0 and not self._buffer_present:
-            self._buffer_present = True
-            if not self.traits.write_prefaults and self._files[file].shmem:
-                shmem.shmem_getpage(k, self._files[file], offset, write=True)
+        self._control()
         for index in range(offset, offset + pages):
             self._write(self._files[file], index)
         return PAGE_SIZE if pages > 0 else 0, 0
@@ -345,7 +351,6 @@ class ReferenceSystem:
         for index in range(offset, offset + pages):
             ret = PAGE_SIZE if index < backing.size else 0
             if ret:
-                self._buffer_present = True                  # it shares a page with the one that is written from
                 (shmem.shmem_file_read if backing.shmem else filemap.filemap_read)(k, backing, index)
         return ret, 0
 
@@ -376,15 +381,13 @@ class ReferenceSystem:
 
     def address_spaces(self) -> list[Mm]:
         """The controller's and those of the living."""
-        return [self._controller, *(task.mm for task in self._tasks.values() if task.alive)]
+        return [task.mm for task in self._tasks.values() if task.alive]
 
     # ------------------------------------------------------------ what can be seen
     def alive(self, pid: int) -> bool:
         return self._tasks[pid].alive
 
     def vmstat(self) -> dict[str, int]:
-        self._control()
-        self._image.count()
         out = {"nr_mlock": self.k.nr_mlock}
         out.update({f"unevictable_pgs_{name}": n for name, n in self.k.events.items()})
         out.update({f"nr_{name}": n for name, n in self.k.lists.items()})
@@ -394,9 +397,7 @@ class ReferenceSystem:
         return self._tasks[pid].mm.locked_vm * PAGE_SIZE >> 10
 
     def vmas(self, pid: int) -> list[tuple[int, int, int, int, int]]:
-        self._control()
-        self._image.look()
-        return [self._smaps(v) for v in self._tasks[pid].mm.vmas if v.name is None]
+        return [self._smaps(v) for v in self._tasks[pid].mm.vmas]
 
     @staticmethod
     def _smaps(vma: Vma) -> tuple[int, int, int, int, int]:

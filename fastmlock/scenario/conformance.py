@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from . import recordings
 from .compare import Comparison, compare
+from .image import STACKS, Stack
 from .language import ScenarioError
 from .run import Record, run
 from .system import NotSupported, SystemUnderTest
@@ -27,6 +28,9 @@ class Result:
     """What the model lacks, if it could not run the scenario: ``not supported: ...``."""
     failure: str = ""
     """What ended the run early: a scenario that went where the real kernel did not, or an error of the model."""
+
+    stack: Stack = STACKS[0]
+    """Where the recorder's stack is taken to have lain."""
 
     @property
     def ok(self) -> bool:
@@ -68,20 +72,45 @@ def choose(kernels: Sequence[str] = (), scenarios: Sequence[str] = ()) -> list[t
 
 
 def check(kernel: str, scenario: str, system: SystemFactory) -> Result:
-    """Runs one scenario on a fresh system and compares it with the recording made on `kernel`."""
+    """Runs one scenario on a fresh system and compares it with the recording made on `kernel`.
+
+    The recorder's buffers are filled with what it printed, which counters of the whole machine are part of; that is
+    taken from the recording. Where its stack lay is not in the recording, as
+    it is drawn by chance; it shows in what mlockall() of the recorder's own pages counts. If a step differs the other placements are tried; all steps are of the one that
+    agrees best.
+    """
+    best: Result | None = None
+    for stack in STACKS:
+        result = _check(kernel, scenario, system, stack)
+        if result.comparison is None or result.failure:
+            return result
+        if best is None or best.comparison is None or _agreement(result) > _agreement(best):
+            best = result
+        if not result.comparison.differing:
+            break
+    assert best is not None
+    return best
+
+
+def _agreement(result: Result) -> tuple[int, int]:
+    assert result.comparison is not None
+    return result.comparison.equal, result.comparison.equal_soft
+
+
+def _check(kernel: str, scenario: str, system: SystemFactory, stack: Stack) -> Result:
     real = recordings.load(kernel, scenario)
     release = recordings.release(kernel)
     mine: list[Record] = []
     failure = ""
     try:
-        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release))
+        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release, image=True, stack=stack, real=real))
     except NotSupported as error:
         return Result(kernel, scenario, None, unsupported=str(error))
     except ScenarioError as error:
         failure = str(error)
     except Exception as error:  # an error of the model is a difference like any other: told, and the table goes on
         failure = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return Result(kernel, scenario, compare(mine, real), failure=failure)
+    return Result(kernel, scenario, compare(mine, real), failure=failure, stack=stack)
 
 
 def check_all(pairs: Iterable[tuple[str, str]], system: SystemFactory) -> Iterator[Result]:

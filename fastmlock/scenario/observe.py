@@ -79,11 +79,17 @@ def changes(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
             if now.get(name, 0) != before.get(name, 0)}
 
 
-class Observer:
-    """Looks at one system. `files` is the runner's list, shared with it."""
+def _covered(region: Region, regions: list[Region]) -> bool:
+    """Whether another region of the process lies, or lay, in this one's place."""
+    return any(other is not region and other.addr < region.addr + region.pages * PAGE_SIZE
+               and region.addr < other.addr + other.pages * PAGE_SIZE for other in regions)
 
-    def __init__(self, system: SystemUnderTest, files: list[File]) -> None:
-        self.system, self.files = system, files
+
+class Observer:
+    """Looks at one system. `files` is the runner's list, shared with it; `forget_lost` as in `run`."""
+
+    def __init__(self, system: SystemUnderTest, files: list[File], *, forget_lost: bool = False) -> None:
+        self.system, self.files, self.forget_lost = system, files, forget_lost
         self.shows_lf = bool(getattr(system, "smaps_shows_lf", True))
 
     def look(self, processes: Iterable[tuple[int, int, list[Region]]]) -> dict[str, object]:
@@ -111,7 +117,8 @@ class Observer:
         if not regions:
             return {}
         vmas = self.system.vmas(pid)
-        return {region.name: {"vma": self._vmas(vmas, region), "pg": runs(self._region(pid, region, page))}
+        return {region.name: {"vma": self._vmas(vmas, region),
+                              "pg": runs(self._region(pid, region, page, _covered(region, regions)))}
                 for region in regions}
 
     def _vmas(self, vmas: list[tuple[int, int, int, int, int]], region: Region) -> list[list[int | str]]:
@@ -120,10 +127,13 @@ class Observer:
                  vm_flags(bits, shows_lf=self.shows_lf), locked, rss]
                 for first, last, bits, locked, rss in vmas if first < end and last > start]
 
-    def _region(self, pid: int, region: Region,
-                page: Callable[[str, int], PageState]) -> Iterable[PageState]:
-        """Every page of the region; a file's page seen here is known by its pfn from now on."""
-        seen = None if region.file is None else self.files[region.file].seen
+    def _region(self, pid: int, region: Region, page: Callable[[str, int], PageState],
+                covered: bool) -> Iterable[PageState]:
+        """Every page of the region; a file's page seen here is known by its pfn from now on.
+
+        The recorder takes what other regions have mapped into a `covered` one for the file's pages too.
+        """
+        seen = None if region.file is None or (self.forget_lost and covered) else self.files[region.file].seen
         pte = self.system.pte
         for index in range(region.pages):
             kind, pfn = pte(pid, region.addr + index * PAGE_SIZE)
@@ -139,6 +149,8 @@ class Observer:
         length = self.system.file_pages(file.id)
         for index in range(max(file.pages, 1)):
             if index >= length or not self.system.cached(file.id, index):
+                if self.forget_lost:
+                    file.seen.pop(index, None)
                 yield "x", -1, "", -1
             elif not file.seen.get(index):
                 yield "?", -1, "", -1

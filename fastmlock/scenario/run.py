@@ -10,10 +10,12 @@ System calls get addresses and lengths as unsigned 64-bit numbers.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
+from . import races
+from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
@@ -59,54 +61,85 @@ class _Process:
         self.regions.append(region)
 
 
-def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "") -> Iterator[Record]:
+def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
+        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = (),
+        watch: Callable[[Runner], None] | None = None) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
-    `kernel` is the release named by step 0. Raises `ScenarioError` where a command needs a region
-    that was never mapped, `NotSupported` where the system has no such path.
+    `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real`
+    are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
+    by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
+    the cache is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called
+    after each step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
+    the system has no such path.
     """
-    runner = Runner(scenario, system)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
+    printed = {record["step"]: record for record in real}
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
            "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
     for step, command in enumerate(scenario.commands, 1):
         reply = runner.step(command)
-        now = system.vmstat()
+        now = runner.count()
         record: Record = {"step": step, "cmd": command.text, "ret": reply.ret,
                           "err": ERRNO_NAMES.get(reply.err, "E?") if reply.err else ""}
         if reply.sig:
             record["sig"] = reply.sig
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
         record.update(runner.look())
+        if runner.image:
+            runner.image.print(printed.get(step, record))
         before = now
+        if watch is not None:
+            watch(runner)
         yield record
 
 
 class Runner:
     """Carries out the commands of one scenario on one system."""
 
-    def __init__(self, scenario: c.Scenario, system: SystemUnderTest) -> None:
+    def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
+                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
         self.controller_cpu = int(getattr(system, "controller_cpu", 1))
         self.processes = [_Process() for _ in range(c.MAX_PROCESSES)]
         self.files: list[File] = []
-        self.observer = Observer(system, self.files)
+        self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
+        self.image: Image | None = None
+        if image and isinstance(system, Host):
+            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
         for number in self.scenario.processes:
-            self.processes[number].pid = self.system.spawn(cpu=self.worker_cpu)
+            self.processes[number].pid = (self.image.spawn(number, self.worker_cpu) if self.image
+                                          else self.system.spawn(cpu=self.worker_cpu))
         self.system.drain_all()
+        if self.image:
+            self.image.start()
         return dict(self.system.vmstat())
+
+    def count(self) -> dict[str, int]:
+        """The counters now."""
+        if self.image:
+            self.image.count()
+        return self.system.vmstat()
+
+    def living(self) -> list[tuple[int, int, list[Region]]]:
+        """(number, pid, regions) of each process that is there."""
+        return [(number, process.pid, process.regions) for number, process in enumerate(self.processes)
+                if process.pid is not None and self._alive(process)]
 
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
-        return self.observer.look([(number, process.pid, process.regions)
-                                   for number, process in enumerate(self.processes)
-                                   if process.pid is not None and self._alive(process)])
+        there = self.living()
+        if self.image:
+            self.image.look(there, self.files)
+        return self.observer.look(there)
 
     def step(self, command: c.Command) -> Reply:
         """Carries out one command, in each of its processes in turn.
@@ -117,6 +150,7 @@ class Runner:
             return CONTROLLER[type(command)](self, command)
         if isinstance(command, c.Exit) and len(command.procs) > 1:
             for number in command.procs:
+                self._receives(self.processes[number])
                 self._gone(self.processes[number])
             return Reply()
         replies = [self._in_process(command, number) for number in command.procs]
@@ -126,6 +160,8 @@ class Runner:
 
     def _in_process(self, command: c.ProcessCommand, number: int) -> Reply:
         process = self.processes[number]
+        if not isinstance(command, c.Kill):
+            self._receives(process)
         if isinstance(command, (c.Exit, c.Kill)):
             return self._gone(process)
         if isinstance(command, c.Mmap):
@@ -138,8 +174,15 @@ class Runner:
         if isinstance(command, c.Fork):
             return self._fork(command, process, process.pid)
         if region is not None:
+            if self.image and isinstance(command, c.Touch):
+                self.image.touch(process.pid)
             return Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
         return Reply(*ON_PROCESS[type(command)](self, command, process.pid))
+
+    def _receives(self, process: _Process) -> None:
+        """A worker that is alive reads its command."""
+        if self.image and process.pid is not None and self._alive(process):
+            self.image.command(process.pid)
 
     def _alive(self, process: _Process) -> bool:
         if process.pid is not None and not self.system.alive(process.pid):
@@ -155,7 +198,7 @@ class Runner:
         return Reply()
 
     def _fork(self, command: c.Fork, process: _Process, pid: int) -> Reply:
-        child = self.system.fork(pid)
+        child = self.image.fork(pid) if self.image else self.system.fork(pid)
         self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
         return Reply()
 
@@ -173,6 +216,8 @@ class Runner:
         return region
 
     def _new_address(self) -> int:
+        if self.image:
+            self.image.new_address()
         address = self.next_address
         self.next_address += ADDRESS_STEP
         return address
@@ -221,6 +266,8 @@ class Runner:
         return self.files[self._file(name)].id
 
     def create_file(self, command: c.CreateFile) -> Reply:
+        if self.image:
+            self.image.create(len(self.files), command.sparse)
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
@@ -286,6 +333,20 @@ def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region:
     return system.move_pages(pid, _address(region, command.offset))
 
 
+def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
+    reclaim = getattr(runner.system, "reclaim", None)
+    if reclaim is None:
+        raise NotSupported("reclaim on this system")
+    return Reply(*reclaim(command.pages))
+
+
+def _reap(runner: Runner, command: c.Reap) -> Reply:
+    reap, pid = getattr(runner.system, "reap", None), runner.processes[command.victim].pid
+    if reap is None:
+        raise NotSupported("reap on this system")
+    return DEAD if pid is None else Reply(*reap(pid))
+
+
 def _file_range(runner: Runner, command: c.FileRange) -> Reply:
     system, file = runner.system, runner.file_id(command.file)
     if command.verb == "punch":
@@ -295,6 +356,8 @@ def _file_range(runner: Runner, command: c.FileRange) -> Reply:
         return Reply(err if err else ret)
     if not command.pages:
         return Reply()
+    if runner.image and (command.verb == "fwrite" or command.offset < system.file_pages(file)):
+        runner.image.copy(file, command.offset, write=command.verb == "fwrite")
     call = system.pwrite if command.verb == "fwrite" else system.pread
     return Reply(*call(file, command.offset, command.pages))
 
@@ -311,7 +374,7 @@ ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
         pid, command.limit_bytes & UNSIGNED),
     c.Setuid: lambda runner, command, pid: runner.system.setuid(pid, command.uid),
     c.SetCpu: Runner.set_cpu,
-    c.LocalDrain: lambda runner, command, pid: runner.system.local_drain(pid),
+    c.LocalDrain: lambda runner, command, pid: (runner.image or runner.system).local_drain(pid),
 }
 CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.CreateFile: Runner.create_file,
@@ -320,8 +383,11 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.FileRange: _file_range,
     c.Drain: lambda runner, command: runner.drain(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
+    c.Reclaim: lambda runner, command: _reclaim(runner, command),
+    c.Reap: lambda runner, command: _reap(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),
     c.Snap: lambda runner, command: Reply(),
+    c.Race: races.run,
 }

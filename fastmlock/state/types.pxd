@@ -12,6 +12,8 @@ cdef enum:
     FRAMES = 16             # depth of a task's flow stack
     TOUCH_MAX = 4096        # cache-line touches between two requests
     GATHER_MAX = 9690       # pages one mmu_gather holds before it must be flushed (19 chunks of 510)
+    PCP_LISTS = 1024        # per-cpu lists of free pages; cpus beyond share them
+    SHADOW = 0xffffffff     # page-cache slot of a page that reclaim took away
     FAULT_AROUND = 16       # pages mapped around a read fault (64 KiB)
     THP_ORDER = 9
 
@@ -363,6 +365,7 @@ cdef struct Traits:
     int32_t mlock_pvec_size
     int32_t drain_on_populate   # ece369c7e104
     int32_t special_check       # c8263bd60500
+    int32_t local_lock          # adb11e78c5dc: no effect without PREEMPT_RT
     int32_t gather_drains       # freeing after a TLB flush drains the local batches (through 6.12)
     int32_t munmap_drains       # munmap and exit drain before zapping (through 6.12)
     int32_t madv_populate       # 5.14
@@ -383,9 +386,20 @@ cdef struct Traits:
     int32_t populate_walks_holes    # to 6.8: MADV_POPULATE passes over holes; later it stops, and drains if refused
     int32_t populate_checks_first   # 6.12: a refused populate does not drain
     int32_t mremap_positive_efault  # 5.16 to 5.18: mremap of no vma answers 14 as if it were an address
+    int32_t dirty_ptes          # a writable entry of a dirty page is born dirty (6.18)
+    int32_t mremap_looks_first  # 5.16: mremap fails at once where no vma is
     int32_t mremap_many         # 6.17: MREMAP_FIXED moves a range of several vmas
     int32_t merge_unfaulted     # 6.16: a vma without anon_vma takes in one that has a single one
     int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
+    int32_t child_runs_first    # after a fork the child writes before its parent does (EEVDF, 6.6)
+    int32_t write_prefaults     # write() faults its buffer in before it looks the page up (through 6.15)
+    int32_t drop_caches_drains  # drop_caches drains every CPU first (6.0)
+    int32_t remove_maywrite     # MADV_REMOVE asks whether a shared mapping may be written, not whether it is (6.7)
+    int32_t dontunmap_accounts  # MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
+    int32_t mprotect_uncharges  # read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
+    int32_t mremap_checks_first # mremap looks at the old VMA before it unmaps anything (6.17)
+    int32_t random_is_old       # zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
+    int32_t release_reverses    # release_pages() frees its last page first (through 6.8)
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
 
@@ -399,6 +413,8 @@ cdef struct World:
     int32_t timed               # log line touches
     int32_t error               # WorldError
     int32_t unsupported         # which path
+    int32_t max_map_count       # sysctl vm.max_map_count
+    int32_t spare3
     Page *pages
     Vma *vmas
     Mm *mms
@@ -419,7 +435,7 @@ cdef struct World:
     int64_t *stat               # [NR_STATS], folded
     int32_t *stat_diff          # [cpu][NR_STATS]
     # pools: capacity, high-water mark, free list (linked through a field of the record)
-    uint32_t pages_cap, pages_used, pages_free, pages_nfree
+    uint32_t pages_cap, pages_used, pages_free, pages_nfree     # pages_free: free pages of no cpu's list
     uint32_t vmas_cap, vmas_used, vmas_free
     uint32_t mms_cap, mms_used, mms_free
     uint32_t mappings_cap, mappings_used
@@ -438,6 +454,7 @@ cdef struct World:
     int64_t rmap_vmas
     int64_t lru_locks
     int64_t munlocks            # munlock_page calls (patch 04 on) or pages put through a munlock batch
+    uint32_t pcp[1024]          # free pages that a cpu gave back, last one first (PCP_LISTS)
     # work since the driver last looked
     int64_t work[17]
     int32_t nr_touch

@@ -1,0 +1,37 @@
+"""Does host time grow linearly? ns of CPU time per entry and per event as pages, processes and CPUs grow by fours.
+
+    python -m benches.growth [--coarse]
+"""
+from __future__ import annotations
+
+import sys
+import time
+
+from fastmlock.studies.storm import Storm, run
+
+KERNELS = ("5.17-rc2", "5.18")
+STEPS = {
+    "pages": [dict(procs=16, pages=pages, cpus=16) for pages in (1024, 4096, 16384, 65536)],
+    "processes": [dict(procs=procs, pages=2048, cpus=16) for procs in (4, 16, 64, 256)],
+    "processes and CPUs": [dict(procs=n, pages=2048, cpus=n) for n in (4, 16, 64, 256)],
+}
+
+
+def main() -> int:
+    coarse = "--coarse" in sys.argv[1:]
+    print(f"{'what grows':20}{'procs':>7}{'pages':>8}{'cpus':>6}  " + "".join(
+        f"{kernel + ': ns/entry':>20}{'ns/event':>10}" for kernel in KERNELS))
+    for what, steps in STEPS.items():
+        for step in steps:
+            line = f"{what:20}{step['procs']:7}{step['pages']:8}{step['cpus']:6}  "
+            for kernel in KERNELS:
+                begin = time.process_time()
+                result = run(Storm(coarse=coarse, **step), kernel)
+                spent = (time.process_time() - begin) * result.run_s / (result.run_s + result.setup_s)
+                line += f"{1e9 * spent / result.entries:20.0f}{1e9 * spent / result.events:10.0f}"
+            print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

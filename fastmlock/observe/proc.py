@@ -1,0 +1,116 @@
+"""/proc/vmstat, /proc/meminfo, /proc/PID/status and /proc/PID/smaps as text. (mm/vmstat.c, fs/proc/)"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastmlock.state.layout import K
+
+if TYPE_CHECKING:
+    from fastmlock.system import System
+
+PTE_PRESENT, PTE_YOUNG, PTE_DIRTY, PTE_SPECIAL = 1, 2, 4, 16
+PSS_SHIFT = 12
+_MEMINFO = (("Active:", (1, 3)), ("Inactive:", (0, 2)), ("Active(anon):", (1,)), ("Inactive(anon):", (0,)),
+            ("Active(file):", (3,)), ("Inactive(file):", (2,)), ("Unevictable:", (K.ST_UNEVICTABLE,)),
+            ("Mlocked:", (K.ST_MLOCK,)), ("AnonPages:", (K.ST_ANON_MAPPED,)), ("Mapped:", (K.ST_FILE_MAPPED,)))
+#: VmFlags in the kernel's order; the compiled model keeps none but these
+_VM_FLAGS = ((0x1, "rd"), (0x2, "wr"), (0x4, "ex"), (0x8, "sh"), (0x100, "gd"), (0x400, "pf"), (0x2000, "lo"),
+             (0x4000, "io"), (0x8000, "sr"), (0x10000, "rr"), (0x20000, "dc"), (0x40000, "de"), (0x80000, "lf"),
+             (0x100000, "ac"), (0x200000, "nr"), (0x400000, "ht"), (0x2000000, "wf"), (0x10000000, "mm"),
+             (0x20000000, "hg"), (0x40000000, "nh"), (0x80000000, "mg"))
+VM_SHARED, VM_LOCKED = 0x8, 0x2000
+
+
+def vmstat(system: System) -> str:
+    """/proc/vmstat after /proc/sys/vm/stat_refresh: the counters that the model keeps, in base pages."""
+    stat = system.stat_refresh()
+    lines = [("nr_zone_unevictable", stat[K.ST_UNEVICTABLE]), ("nr_mlock", stat[K.ST_MLOCK])]
+    lines += [(f"nr_{name}", stat[i]) for i, name in enumerate(
+        ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable"))]
+    lines += [("nr_anon_pages", stat[K.ST_ANON_MAPPED]), ("nr_mapped", stat[K.ST_FILE_MAPPED])]
+    events = system.vm_events()
+    lines += [(f"unevictable_pgs_{name}", events[i]) for i, name in enumerate(
+        ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded"))]
+    return "".join(f"{name} {value}\n" for name, value in lines)
+
+
+def meminfo(system: System) -> str:
+    """/proc/meminfo: the lines of the LRU lists, Unevictable, Mlocked and what is mapped, in kB."""
+    stat = system.stat_refresh()
+    return "".join(f"{name:<16}{int(sum(stat[i] for i in which)) * 4:8} kB\n" for name, which in _MEMINFO)
+
+
+def _entries(system: System, pid: int) -> list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
+    """Of each vma: what `System.vmas` says, its normal present entries, the pages they map."""
+    out = []
+    for vma in system.vmas(pid):
+        raw = system.ptes(pid, vma[0], (vma[1] - vma[0]) >> 12)
+        normal = raw[(raw & np.uint64(PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT]
+        out.append((vma, normal, system.pages[(normal >> np.uint64(12)).astype(np.int64)]))
+    return out
+
+
+def status(system: System, pid: int) -> str:
+    """/proc/PID/status: its number, cpu and memory lines, in kB."""
+    rss = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
+    size = 0
+    for vma, _, pages in _entries(system, pid):
+        size += vma[1] - vma[0]
+        anon = (pages["flags"] & np.uint32(K.PG_anon)) != 0
+        shmem = ~anon & ((pages["flags"] & np.uint32(K.PG_swapbacked)) != 0)
+        for name, which in (("RssAnon", anon), ("RssShmem", shmem), ("RssFile", ~anon & ~shmem)):
+            rss[name] += 4 * int(which.sum())
+    lines = [("VmSize", size >> 10), ("VmLck", system.vm_lck(pid)), ("VmRSS", sum(rss.values())), *rss.items()]
+    return f"Pid:\t{pid}\n" + "".join(f"{name}:\t{value:8} kB\n" for name, value in lines)
+
+
+def smaps(system: System, pid: int) -> str:
+    """/proc/PID/smaps: every VMA with its proportional sizes in kB and its VmFlags."""
+    text = []
+    for vma, entries, pages in _entries(system, pid):
+        start, end, flags = vma[:3]
+        file = system.mapping_of(pid, start)
+        offset = system.offset_of(pid, start) if file else 0
+        rights = "".join(letter if flags & bit else "-" for bit, letter in ((1, "r"), (2, "w"), (4, "x")))
+        head = f"{start:08x}-{end:08x} {rights}{'s' if flags & VM_SHARED else 'p'} {offset:08x} 00:00 {file} "
+        text.append(head.ljust(73) + f"file{file}\n" if file else head + "\n")
+        text += [f"{name + ':':<16}{value:8} kB\n" for name, value in _sizes(system, vma, entries, pages)]
+        text.append(f"THPeligible:    {0:8}\nVmFlags: ")
+        text += [f"{word} " for bit, word in _VM_FLAGS if flags & bit and (word != "lf" or system.smaps_shows_lf)]
+        text.append("\n")
+    return "".join(text)
+
+
+def _sizes(system: System, vma: tuple[int, ...], entries: np.ndarray, pages: np.ndarray) -> list[tuple[str, int]]:
+    """The size fields of one VMA, in the kernel's order (smaps_account, __show_smap)."""
+    flags = pages["flags"]
+    mapcount = np.maximum(pages["mapcount"], 1).astype(np.int64)
+    pss = (np.int64(4096) << PSS_SHIFT) // mapcount
+    dirty = ((entries & np.uint64(PTE_DIRTY)) != 0) | ((flags & np.uint32(K.PG_dirty)) != 0)
+    young = ((entries & np.uint64(PTE_YOUNG)) != 0) | ((flags & np.uint32(K.PG_referenced)) != 0)
+    anon = (flags & np.uint32(K.PG_anon)) != 0
+    lazy = anon & ((flags & np.uint32(K.PG_swapbacked)) == 0) & ~dirty
+    alone = mapcount == 1
+
+    def kb(which: np.ndarray) -> int:
+        return 4 * int(which.sum())
+
+    def share(which: np.ndarray) -> int:
+        return int(pss[which].sum()) >> (10 + PSS_SHIFT)
+
+    every = np.ones(len(pages), bool)
+    out = [("Size", (vma[1] - vma[0]) >> 10), ("KernelPageSize", 4), ("MMUPageSize", 4), ("Rss", kb(every)),
+           ("Pss", share(every))]
+    if system.release >= 600:
+        out.append(("Pss_Dirty", share(dirty)))
+    out += [("Shared_Clean", kb(~alone & ~dirty)), ("Shared_Dirty", kb(~alone & dirty)),
+            ("Private_Clean", kb(alone & ~dirty)), ("Private_Dirty", kb(alone & dirty)), ("Referenced", kb(young)),
+            ("Anonymous", kb(anon))]
+    if system.release >= 604:
+        out.append(("KSM", kb((flags & np.uint32(K.PG_ksm)) != 0)))
+    out += [("LazyFree", kb(lazy)), ("AnonHugePages", 0), ("ShmemPmdMapped", 0), ("FilePmdMapped", 0),
+            ("Shared_Hugetlb", 0), ("Private_Hugetlb", 0), ("Swap", 0), ("SwapPss", 0),
+            ("Locked", share(every) if vma[2] & VM_LOCKED else 0)]
+    return out

@@ -1,0 +1,257 @@
+"""The part of the recorder's processes that no scenario names: program, static data, heap, stack.
+
+A scenario sees it in three ways. mlockall() locks it too (VmLck and the counters). A process that writes static data
+for the first time since a fork gets a copy, which takes a place in its cpu's lru_add batch. And the controller, from
+which every worker is forked, does the same on its own cpu; what it has copied the workers no longer share with it.
+The layout is the recorder's own (a static program with large static buffers, its symbols at the addresses below).
+
+Everything here goes through the system calls that a `Host` offers, so that one image serves every model.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from .observe import File, Region
+from .system import (
+    MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_PRIVATE, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, VM_DONTEXPAND, VM_IO,
+    VM_PFNMAP, VM_READ, SystemUnderTest,
+)
+
+MADV_WILLNEED = 3
+R, RW, RX = PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC
+PROGRAM_PAGES = 206
+HEAP, STACK_TOP, DRAIN_PAGE, LOCAL_DRAIN_PAGE = 0xA80, 0x7FFFFFFFE, 0x7FFFF7FF0, 0x7F0000000
+RELRO, RELRO_PAGES = 0x4C8, 4           # its upper two pages are written by the start-up code
+SEGMENTS = (                    # first page, pages, protection, page of the program file or None
+    (0x400, 1, R, 0), (0x401, 156, RX, 1), (0x49D, 43, R, 157), (RELRO, RELRO_PAGES, RW, 199), (0x4CC, 3, RW, 203),
+    (0x4CF, 1447, RW, None), (HEAP, 34, RW, None), (DRAIN_PAGE, 1, RW, None), (STACK_TOP - 32, 33, RW, None))
+VVAR = (DRAIN_PAGE + 1, 4, VM_READ | VM_IO | VM_PFNMAP | VM_DONTEXPAND)
+VDSO = (DRAIN_PAGE + 5, 2, VM_READ | VM_DONTEXPAND)
+
+# the recorder's static variables: first byte, bytes
+NEXT_ADDRESS = (0x4CC100, 8)            # nextaddr: where the next region goes
+MINCORE = (0x4CE340, 4096)              # mv[], one byte a page
+FILL = (0x4CF340, 4096)                 # what new files are filled with
+COMMAND_PAGE = 0x4D0                    # c and r: a worker's command and reply
+READ_TO = (0x4D1420, 4096)              # where fread reads to
+LINES, LINE_BYTES = 0x4D2420, 200       # the scenario's lines, each in a slot
+PAGEMAP = (0x4EB420, 0x8000)            # pm[]
+STATES, STATE_BYTES = 0x4F3420, 32      # ps[], one a page
+BIG, BIG_BYTES = 0x513760, 1 << 20      # what was read of /proc
+TOUCH_PAGE = 0x613                      # jb: where a worker goes on after a signal; v0 and v1, the counters
+OUTPUT, OUTPUT_BYTES = 0x613940, 1 << 22
+FILES, FILE_BYTES = 0xA13BC0, 0x8090
+PROCESSES, PROCESS_BYTES = 0xA54040, 1552
+TLS_PAGE = HEAP + 1
+START_UP = (*range(0x4CC, 0x4CF), *range(BIG // PAGE_SIZE, (OUTPUT + OUTPUT_BYTES) // PAGE_SIZE + 1), 0xA6F, 0xA70, 0xA74,
+            0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE)
+AT_FORK = (0x4CC, 0xA70)                # written by the parent before it divides
+WORKERS_OWN = (COMMAND_PAGE, 0x4CD, 0xA74, 0xA75, HEAP, TLS_PAGE)
+USED_TEXT = (0x400, 0x401, 0x411, 0x49D)            # three windows of fault-around
+VMSTAT_BYTES = 3600
+STEP_0 = len('{"step":0,"cmd":"","kernel":"5.17.0-rc5","drain":0,"kcore":1,"wcpu":0,"kcpu":1}\n')
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where a process's stack lies in its pages, which the kernel draws by chance at exec (randomize_va_space): pages at
+    the top that a worker never writes, then pages that nobody has, then those that a worker writes. The controller
+    has written the first and the upper two of the last. Seen on a live kernel: 1 1 10, 2 0 9, 1 0 10, 1 0 9."""
+
+    shared: int
+    gap: int
+    own: int
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """What is in use when a process waits for its next command."""
+        top = STACK_TOP - self.shared - self.gap
+        return top - 1, top
+
+    @property
+    def controllers(self) -> tuple[int, ...]:
+        return (*self.frame, *range(STACK_TOP - self.shared + 1, STACK_TOP + 1))
+
+    @property
+    def workers(self) -> range:
+        return range(self.frame[1] - self.own + 1, self.frame[1] + 1)
+
+
+STACKS = (Stack(1, 1, 10), Stack(2, 0, 9), Stack(1, 0, 10), Stack(1, 0, 9), Stack(0, 0, 10), Stack(0, 1, 10))
+"""The placements that a recording may have been made with, the likeliest first."""
+
+
+def pages_of(start: int, length: int) -> range:
+    """The pages under `length` bytes from `start` on."""
+    return range(start // PAGE_SIZE, (start + max(length, 1) - 1) // PAGE_SIZE + 1)
+
+
+def smaps_bytes(release: int) -> int:
+    """About how long smaps is for one VMA: a line was added in 6.0 (Pss_Dirty) and one in 6.4 (KSM). The series' points
+    are a build of their own, whose smaps is shorter than a distribution's (which frames come back says so)."""
+    if release == 517:
+        return 625
+    return 690 + 28 * (release >= 600) + 28 * (release >= 604)
+
+
+def printed(record: dict[str, Any]) -> int:
+    """Bytes that the recorder prints for this record."""
+    own = {key: value for key, value in record.items() if key != "agree"}
+    return len(json.dumps(own, separators=(",", ":"))) + 1
+
+
+@runtime_checkable
+class Host(SystemUnderTest, Protocol):
+    """What a model offers beyond a system under test so that its processes can have the image."""
+
+    controller: int
+    """The process that owns the files, as a pid of the calls."""
+    release: int
+    """major * 100 + minor."""
+    child_runs_first: bool
+    """After a fork the child writes before its parent does (6.6 on)."""
+    write_prefaults: bool
+    """write() faults its buffer in before it looks the page up (through 6.15)."""
+
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True) -> int:
+        """As a system under test; without `observe` the controller does not map it."""
+        ...
+
+    def map_special(self, pid: int, addr: int, length: int, vm_flags: int) -> None:
+        """A mapping of the kernel's own, with just these vm_flags."""
+        ...
+
+
+class Image:
+    """The controller's own image, from which every worker is forked; made on a fresh `host`. `lines`: how long the
+    scenario is."""
+
+    def __init__(self, host: Host, lines: int, stack: Stack = STACKS[0]) -> None:
+        self.host, self.stack = host, stack
+        self.written: set[int] = set()          # by the controller since the last fork
+        self.copied = False
+        self.printed = 0
+        me = host.controller
+        program = host.create_file("tmpfs", PROGRAM_PAGES, observe=False)
+        for start, pages, prot, pgoff in SEGMENTS:
+            flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE | (MAP_ANONYMOUS if pgoff is None else 0)
+            host.mmap(me, start * PAGE_SIZE, pages * PAGE_SIZE, prot, flags, None if pgoff is None else program,
+                      (pgoff or 0) * PAGE_SIZE)
+        for start, pages, vm_flags in (VVAR, VDSO):
+            host.map_special(me, start * PAGE_SIZE, pages * PAGE_SIZE, vm_flags)
+        for page in range(RELRO, RELRO + 2):
+            self._read(me, page)
+        for page in range(RELRO + 2, RELRO + RELRO_PAGES):      # written, then made read-only
+            self._read(me, page)
+            self._write(me, page)
+        host.mprotect(me, RELRO * PAGE_SIZE, RELRO_PAGES * PAGE_SIZE, R)
+        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *stack.controllers))
+        host.drain_all()
+        host.pwrite(program, 0, PROGRAM_PAGES)                  # used a second time: in constant use
+        host.drain_all()
+
+    def _read(self, pid: int, page: int) -> None:
+        self.host.touch(pid, page * PAGE_SIZE, 1, False)
+
+    def _write(self, pid: int, page: int) -> None:
+        self.host.touch(pid, page * PAGE_SIZE, 1, True)
+
+    def _mine(self, pages: Iterable[int]) -> None:
+        """The controller writes these pages."""
+        for page in pages:
+            if page not in self.written:
+                self.written.add(page)
+                self._write(self.host.controller, page)
+
+    # ------------------------------------------------------------ processes
+    def spawn(self, number: int, cpu: int) -> int:
+        """fork, and what the controller and worker `number` write until it answers its first call. -> pid"""
+        for page in AT_FORK:
+            self._write(self.host.controller, page)
+        pid = self.host.fork(self.host.controller)
+        self.written.clear()
+        self.host.set_cpu(pid, cpu)
+        self._mine(pages_of(PROCESSES + number * PROCESS_BYTES, 16))
+        for page in (*WORKERS_OWN, *self.stack.workers):
+            self._write(pid, page)
+        for page in USED_TEXT:
+            self._read(pid, page)
+        return pid
+
+    def command(self, pid: int) -> None:
+        """A worker receives a command: it writes its command block, its thread's data and its stack."""
+        for page in (COMMAND_PAGE, TLS_PAGE, self.stack.frame[1]):
+            self._write(pid, page)
+
+    def touch(self, pid: int) -> None:
+        """Before it touches memory a worker saves where to go on after a signal."""
+        self._write(pid, TOUCH_PAGE)
+
+    def fork(self, pid: int) -> int:
+        """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data is written by
+        the child alone. -> pid of the child"""
+        child = self.host.fork(pid)
+        top = self.stack.frame[1]
+        writes = {pid: (COMMAND_PAGE, top), child: (COMMAND_PAGE, top, TLS_PAGE)}
+        for process in (child, pid) if self.host.child_runs_first else (pid, child):
+            for page in writes[process]:
+                self._write(process, page)
+        return child
+
+    def local_drain(self, pid: int) -> tuple[int, int]:
+        """The recorder's way to lru_add_drain(): MADV_WILLNEED of a fresh anonymous page."""
+        at = LOCAL_DRAIN_PAGE * PAGE_SIZE
+        if self.host.mmap(pid, at, PAGE_SIZE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, None, 0)[0] == -1:
+            return -1, 12
+        answer = self.host.madvise(pid, at, PAGE_SIZE, MADV_WILLNEED)
+        self.host.munmap(pid, at, PAGE_SIZE)
+        return answer
+
+    # ------------------------------------------------------------ the controller
+    def start(self) -> None:
+        """It reads the counters for the first time, and prints step 0."""
+        self.count()
+        self._print(STEP_0)
+
+    def count(self) -> None:
+        """It reads the counters."""
+        self._mine((*pages_of(BIG, VMSTAT_BYTES), TOUCH_PAGE))
+
+    def new_address(self) -> None:
+        """It gives out an address for a region."""
+        self._mine(pages_of(*NEXT_ADDRESS))
+
+    def create(self, number: int, sparse: bool) -> None:
+        """It makes its file `number`."""
+        self._mine(pages_of(FILES + number * FILE_BYTES, FILE_BYTES))
+        if not sparse:
+            self._mine(pages_of(*FILL))
+
+    def look(self, processes: Sequence[tuple[int, int, list[Region]]], files: Sequence[File]) -> None:
+        """It looks at the living `processes` (number, pid, regions) and the files."""
+        for _, pid, regions in processes:
+            self._mine(pages_of(BIG, len(self.host.vmas(pid)) * smaps_bytes(self.host.release)))
+            for region in regions:
+                self._mine((*pages_of(*PAGEMAP), *pages_of(STATES, region.pages * STATE_BYTES)))
+        for file in files:
+            self._mine((*pages_of(*MINCORE), *pages_of(STATES, file.pages * STATE_BYTES)))
+
+    def print(self, record: dict[str, Any]) -> None:
+        """It prints what it saw."""
+        self._print(printed(record))
+
+    def _print(self, length: int) -> None:
+        self._mine(pages_of(OUTPUT + self.printed, length))
+        self.printed += length
+
+    def copy(self, file: int, offset: int, *, write: bool) -> None:
+        """A copy from or to a file. A first write whose buffer is not there yet fails after the page was looked up,
+        where the kernel has not prefaulted, and is done again."""
+        if not write:
+            self._mine(pages_of(*READ_TO))
+        elif not self.copied and not self.host.write_prefaults:
+            self.host.pwrite(file, offset, 1)
+        self.copied = True

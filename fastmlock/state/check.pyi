@@ -1,0 +1,3 @@
+from fastmlock.state.world import WorldHandle
+
+def problems(world: WorldHandle) -> list[str]: ...

@@ -1,0 +1,305 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""What must hold between any two system calls, whatever the program: references, mappings, lists and counters add up.
+
+`problems(world)` looks at a machine at rest (no task inside a call) and says what is wrong in words; a consistent one
+gives an empty list. Sources: the specification, sections 1.2 to 1.7 and 4.1.
+
+- every reference of a page has a holder: page-table entries, page cache, batch entries;
+- every mapcount is a number of page-table entries, every rss and total_vm a number of pages, and every page of
+  locked_vm lies in a VM_LOCKED vma (MREMAP_DONTUNMAP leaves too much:
+  the whole old vma is unlocked, and from 6.15 what moved is accounted once more);
+- the lists hold exactly the pages whose flags say so, and their lengths and counters agree;
+- mlock_count (from patch 07, where both directions are counted) is at most the number of VM_LOCKED mappings plus the
+  munlocks that wait in a batch; a page on the unevictable list is not evictable;
+- the counters: nr_mlock is the number of PG_mlocked pages, and from patch 06 mlocked - munlocked - stranded - cleared;
+- interval trees are ordered, and their sums are right; free lists hold what is free.
+"""
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from fastmlock.flows.frame cimport TASK_DONTUNMAPPED
+from fastmlock.mm.lru cimport cpu_pvec, page_lru, task_pvec
+from fastmlock.mm.page cimport page_evictable
+from fastmlock.mm.pgtable cimport *
+from fastmlock.state.types cimport *
+from fastmlock.state.world cimport WorldHandle
+
+import numpy as np
+
+from fastmlock.state.layout import K
+
+cdef int MOST = 20              # problems told at a time
+_LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+
+
+cdef struct Counts:
+    int64_t entries             # page-table entries found inside VMAs, of one mm
+    int64_t present             # of them, pages
+    int64_t waiting             # of them, migration entries
+
+
+cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *locked, Counts *c) noexcept nogil:
+    """Adds the entries of one vma to the pages they map."""
+    cdef Vma *v = &w.vmas[vma]
+    cdef int64_t vpn = next_mapped(w, v.mm, v.start, v.end), base
+    cdef uint32_t leaf
+    cdef uint64_t pte
+    cdef int i, end
+    while vpn < v.end:
+        leaf = find_leaf(w, v.mm, vpn)
+        base = w.leaves[leaf].vpn
+        end = <int>min(v.end - base, 512)
+        i = next_pte(w, leaf, <int>(vpn - base), end)
+        while i < end:
+            pte = pte_get(w, leaf, i)
+            c.entries += 1
+            if pte & PTE_MIGRATION:
+                c.waiting += 1
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
+                c.present += 1
+                mapped[pte_pfn(pte)] += 1
+                if v.flags & VM_LOCKED:
+                    locked[pte_pfn(pte)] += 1
+            i = next_pte(w, leaf, i + 1, end)
+        vpn = next_mapped(w, v.mm, base + 512, v.end)
+
+
+cdef int64_t walk_list(World *w, uint32_t page, int lru, uint32_t lruvec) noexcept nogil:
+    """Base pages of a threaded list from `page` on; -1 if one does not belong there or the links are not symmetric."""
+    cdef int64_t n = 0
+    cdef uint32_t before = 0
+    while page:
+        if (not w.pages[page].flags & PG_lru or page_lru(w, page) != lru or w.pages[page].lruvec != lruvec
+                or w.pages[page].lru_prev != before or n > w.pages_used):
+            return -1
+        n += 1 << w.pages[page].order
+        before = page
+        page = w.pages[page].lru_next
+    return n
+
+
+cdef int check_tree(World *w, uint32_t node, uint32_t parent, int64_t *before, int32_t *size, int32_t *nr_locked) noexcept:
+    """In-order walk: 0 if first never falls and every sum is right, else 1."""
+    cdef int32_t left = 0, left_locked = 0, right = 0, right_locked = 0
+    cdef TreeNode *n = &w.nodes[node]
+    cdef Vma *v
+    size[0] = nr_locked[0] = 0
+    if not node:
+        return 0
+    if n.parent != parent or check_tree(w, n.left, node, before, &left, &left_locked):
+        return 1
+    v = &w.vmas[n.vma]
+    if n.first < before[0] or n.first != v.pgoff or n.last != v.pgoff + v.end - v.start - 1 or not v.mm:
+        return 1
+    before[0] = n.first
+    if check_tree(w, n.right, node, before, &right, &right_locked):
+        return 1
+    size[0] = left + right + 1
+    nr_locked[0] = left_locked + right_locked + (1 if v.flags & VM_LOCKED else 0)
+    return n.size != size[0] or n.nr_locked != nr_locked[0]
+
+
+def problems(WorldHandle world):
+    """What is wrong with a machine at rest, one sentence each, at most 20; empty if nothing is."""
+    cdef World *w = world.w
+    out = []
+    n = w.pages_used
+    mapped_, locked_, held_, munlocks_, cached_ = (np.zeros(n, np.int32) for _ in range(5))
+    cdef int32_t[::1] mapped = mapped_, locked = locked_, held = held_, munlocks = munlocks_, cached = cached_
+    _address_spaces(world, mapped, locked, out)
+    _holders(world, held, munlocks, cached, out)
+    _pages(world, mapped, locked, held, munlocks, cached, out)
+    _lists(world, out)
+    _counters(world, mapped_, out)
+    _trees(world, out)
+    return out[:MOST]
+
+
+cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked, list out):
+    cdef World *w = world.w
+    cdef int64_t pages, locked_pages, end, entries
+    cdef uint32_t vma, prev, mm
+    cdef int nr
+    cdef Counts c
+    tables = {}
+    for leaf in range(1, w.leaves_used):
+        if w.leaves[leaf].mm:
+            tables[w.leaves[leaf].mm] = tables.get(w.leaves[leaf].mm, 0) + w.leaves[leaf].nr_present
+    for task in range(1, w.nr_tasks):
+        mm = w.tasks[task].mm
+        if not mm:
+            continue
+        c.entries = c.present = c.waiting = 0
+        pages = locked_pages = end = 0
+        prev = 0
+        nr = 0
+        vma = w.mms[mm].vma
+        while vma:
+            v = w.vmas[vma]
+            if v.mm != mm or v.prev != prev:
+                out.append(f"process {task}: vma {v.start:#x} is badly linked")
+            if v.start >= v.end or v.start < end:
+                out.append(f"process {task}: vma {v.start:#x}-{v.end:#x} is empty or overlaps the one before")
+            if v.flags & VM_LOCKONFAULT and not v.flags & VM_LOCKED:
+                out.append(f"process {task}: vma {v.start:#x} is LOCKONFAULT but not LOCKED")
+            if v.flags & VM_LOCKED and v.flags & (VM_SPECIAL | VM_HUGETLB):
+                out.append(f"process {task}: special vma {v.start:#x} is LOCKED")
+            if (v.mapping != 0) != (v.i_mmap_node != 0) or v.mapping and w.nodes[v.i_mmap_node].vma != vma:
+                out.append(f"process {task}: vma {v.start:#x} is not in its file's tree")
+            pages += v.end - v.start
+            locked_pages += v.end - v.start if v.flags & VM_LOCKED else 0
+            end = v.end
+            nr += 1
+            count_vma(w, vma, &mapped[0], &locked[0], &c)
+            prev = vma
+            vma = w.vmas[vma].next
+        m = w.mms[mm]
+        if m.map_count != nr or m.total_vm != pages:
+            out.append(f"process {task}: map_count {m.map_count}, total_vm {m.total_vm}; {nr} vmas of {pages} pages")
+        if m.locked_vm != locked_pages and not (
+                w.tasks[task].flags & TASK_DONTUNMAPPED and m.locked_vm > locked_pages):
+            out.append(f"process {task}: locked_vm {m.locked_vm}, {locked_pages} pages in locked vmas")
+        if m.rss != c.present:
+            out.append(f"process {task}: rss {m.rss}, {c.present} pages mapped")
+        entries = tables.get(mm, 0)
+        if entries != c.entries or c.waiting:
+            out.append(f"process {task}: {entries} page-table entries, {c.entries} of them in vmas, {c.waiting} waiting")
+
+
+cdef _holders(WorldHandle world, int32_t[::1] held, int32_t[::1] munlocks, int32_t[::1] cached, list out):
+    cdef World *w = world.w
+    cdef PageVec *pv
+    cdef Mapping *m
+    cdef uint32_t page
+    cdef int64_t i, nr
+    for cpu in range(w.nr_cpus):
+        for kind in range(NR_PVECS):
+            pv = cpu_pvec(w, cpu, kind)
+            for i in range(pv.nr):
+                held[pv.page[i]] += 1
+                if kind == PVEC_MLOCK and pv.kind[i] == MUNLOCK_PAGE:
+                    munlocks[pv.page[i]] += 1
+    for task in range(1, w.nr_tasks):
+        if w.tasks[task].gather or any(task_pvec(w, task, which).nr for which in range(NR_TPVECS)):
+            out.append(f"process {task} is at rest and still holds pages")
+    for mapping in range(1, w.mappings_used):
+        m = &w.mappings[mapping]
+        nr = 0
+        for i in range(m.capacity):
+            page = w.cache[m.base + i]
+            if page and page != <uint32_t>SHADOW:
+                nr += 1
+                cached[page] += 1
+                if w.pages[page].mapping != <uint32_t>mapping or w.pages[page].index != i or w.pages[page].flags & PG_anon:
+                    out.append(f"page {page}: in the cache of file {mapping} at {i}, but says otherwise")
+        if nr != m.nrpages:
+            out.append(f"file {mapping}: nrpages {m.nrpages}, {nr} pages cached")
+
+
+cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked, int32_t[::1] held, int32_t[::1] munlocks,
+            int32_t[::1] cached, list out):
+    cdef World *w = world.w
+    cdef Page *p
+    cdef uint32_t page
+    cdef int32_t want
+    cdef int64_t free = 0
+    for page in range(1, w.pages_used):
+        p = &w.pages[page]
+        want = mapped[page] + held[page] + cached[page]
+        if p.flags & PG_reserved:
+            continue
+        if p.flags & PG_buddy:
+            free += 1
+            if want or p.refcount:
+                out.append(f"page {page} is free and has refcount {p.refcount}, {want} holders")
+            continue
+        if p.refcount != want:
+            out.append(f"page {page}: refcount {p.refcount}; {mapped[page]} mappings, {cached[page]} in a cache, "
+                       f"{held[page]} in batches")
+        if p.mapcount != mapped[page]:
+            out.append(f"page {page}: mapcount {p.mapcount}, {mapped[page]} page-table entries")
+        if p.flags & PG_locked:
+            out.append(f"page {page} is locked and nobody works on it")
+        if p.flags & PG_active and p.flags & PG_unevictable:
+            out.append(f"page {page} is active and unevictable")
+        if p.flags & PG_anon and p.mapcount and not w.anon_vmas[p.mapping].refs:
+            out.append(f"page {page}: its anon_vma is gone")
+        if p.flags & PG_lru and p.flags & PG_unevictable:
+            if page_evictable(w, page):
+                out.append(f"page {page} is evictable and on the unevictable list")
+            if w.tr.p07 and p.lru_prev > <uint32_t>(locked[page] + munlocks[page]):
+                out.append(f"page {page}: mlock_count {p.lru_prev}, {locked[page]} locked mappings, {munlocks[page]} "
+                           f"munlocks waiting")
+    if free != w.pages_nfree:
+        out.append(f"{free} free pages, {w.pages_nfree} counted")
+    on_lists = chain_length(w, w.pages_free)
+    for cpu in range(PCP_LISTS):
+        on_lists += chain_length(w, w.pcp[cpu])
+    if on_lists != free:
+        out.append(f"{free} free pages, {on_lists} of them on free lists")
+
+
+cdef int64_t chain_length(World *w, uint32_t page) noexcept nogil:
+    cdef int64_t n = 0
+    while page and n <= w.pages_used and w.pages[page].flags & PG_buddy:
+        n += 1
+        page = w.pages[page].lru_next
+    return n
+
+
+cdef _lists(WorldHandle world, list out):
+    cdef World *w = world.w
+    cdef Lruvec *lv
+    cdef uint32_t page
+    cdef int lru
+    counted = np.zeros((w.nr_lruvecs + 1, NR_LRU_LISTS), np.int64)
+    cdef int64_t[:, ::1] on = counted
+    for page in range(1, w.pages_used):
+        if w.pages[page].flags & PG_lru:
+            on[w.pages[page].lruvec, page_lru(w, page)] += 1 << w.pages[page].order
+    for lruvec in range(1, w.nr_lruvecs + 1):
+        lv = &w.lruvecs[lruvec]
+        for lru in range(NR_LRU_LISTS):
+            if lv.nr[lru] != on[lruvec, lru]:
+                out.append(f"lruvec {lruvec} {_LISTS[lru]}: size {lv.nr[lru]}, {on[lruvec, lru]} pages")
+            if lru == LRU_UNEVICTABLE and w.tr.p06:
+                if lv.head[lru] or lv.tail[lru]:
+                    out.append(f"lruvec {lruvec}: the unevictable list is threaded")
+            elif walk_list(w, lv.head[lru], lru, <uint32_t>lruvec) != lv.nr[lru]:
+                out.append(f"lruvec {lruvec} {_LISTS[lru]}: its links do not lead to its {lv.nr[lru]} pages")
+
+
+cdef _counters(WorldHandle world, mapped, list out):
+    cdef World *w = world.w
+    stat = world.stat + world.stat_diff.sum(axis=0)
+    flags = world.pages["flags"][:w.pages_used]
+    sizes = np.left_shift(np.int64(1), world.pages["order"][:w.pages_used].astype(np.int64))
+    marked = int(sizes[(flags & K.PG_mlocked) != 0].sum())
+    if stat[K.ST_MLOCK] != marked:
+        out.append(f"nr_mlock {stat[K.ST_MLOCK]}, {marked} pages marked")
+    for lru, name in enumerate(_LISTS):
+        size = int(world.lruvecs["nr"][:, lru].sum())
+        if stat[lru] != size:
+            out.append(f"nr_{name} {stat[lru]}, lists of {size}")
+    anon = (flags & K.PG_anon) != 0
+    for item, which in ((K.ST_ANON_MAPPED, anon), (K.ST_FILE_MAPPED, ~anon)):
+        pages = int((which & (mapped > 0)).sum())
+        if stat[item] != pages:
+            out.append(f"{'anonymous' if item == K.ST_ANON_MAPPED else 'file'} pages mapped: {stat[item]}, really {pages}")
+    event = world.vm_events()
+    if w.tr.p06 and stat[K.ST_MLOCK] != event[K.EV_MLOCKED] - event[K.EV_MUNLOCKED] - event[K.EV_STRANDED] - event[K.EV_CLEARED]:
+        out.append("nr_mlock is not mlocked - munlocked - stranded - cleared")
+    if w.tr.p06 and stat[K.ST_UNEVICTABLE] > event[K.EV_CULLED] - event[K.EV_RESCUED]:
+        out.append("nr_unevictable is more than culled - rescued")
+
+
+cdef _trees(WorldHandle world, list out):
+    cdef World *w = world.w
+    cdef int64_t before
+    cdef int32_t size, nr_locked
+    for mapping in range(1, w.mappings_used):
+        before = -(<int64_t>1 << 62)
+        if check_tree(w, w.mappings[mapping].root, 0, &before, &size, &nr_locked) or size != w.mappings[mapping].nr_vmas:
+            out.append(f"file {mapping}: its interval tree is wrong")
+    for anon_vma in range(1, w.anon_vmas_used):
+        before = -(<int64_t>1 << 62)
+        if w.anon_vmas[anon_vma].refs > 0 and check_tree(w, w.anon_vmas[anon_vma].tree, 0, &before, &size, &nr_locked):
+            out.append(f"anon_vma {anon_vma}: its interval tree is wrong")
