@@ -1,4 +1,5 @@
 """A storm that is killed goes on from its checkpoint and ends with the same bytes."""
+
 from __future__ import annotations
 
 import json
@@ -16,7 +17,11 @@ from fastmlock.studies.storm import Storm, run
 
 
 def same(result) -> str:
-    return json.dumps(result.record(host=False), sort_keys=True) + str(result.exit_ns.tolist()) + str(result.lock_stat.tolist())
+    return (
+        json.dumps(result.record(host=False), sort_keys=True)
+        + str(result.exit_ns.tolist())
+        + str(result.lock_stat.tolist())
+    )
 
 
 @pytest.mark.parametrize("order", ["together", "in-turn"])
@@ -24,7 +29,15 @@ def same(result) -> str:
 @pytest.mark.parametrize("stop_at", [1, 3])
 def test_broken_off_and_resumed_is_the_same(tmp_path, monkeypatch, kernel: str, order: str, stop_at: int) -> None:
     monkeypatch.setattr("fastmlock.studies.storm.SLICE_EVENTS", 1500)
-    storm = Storm(procs=6, pages=800, cpus=8, order=order, survivor="after", bystanders=int(order == "together"), locks=("spin=ticket",))
+    storm = Storm(
+        procs=6,
+        pages=800,
+        cpus=8,
+        order=order,
+        survivor="after",
+        bystanders=int(order == "together"),
+        locks=("spin=ticket",),
+    )
     whole = same(run(storm, kernel))
     seen = 0
 
@@ -52,8 +65,11 @@ def test_killed_and_resumed(tmp_path) -> None:
     """SIGKILL at whatever moment after the first checkpoint."""
     size = ["storm", "--procs", "24", "--pages", "3000", "--kernels", "5.17-rc2"]
     options = [*size, "--checkpoint", str(tmp_path / "kept"), "--checkpoint-s", "0.05", "-o", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-m", "fastmlock", *options], stdout=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastmlock", *options],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("kept/*/meta.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -62,7 +78,9 @@ def test_killed_and_resumed(tmp_path) -> None:
     assert list(tmp_path.glob("kept/*/meta.json"))
     assert main([*options, "--resume"]) == 0
     assert main([*size, "-o", str(tmp_path / "again")]) == 0
-    resumed, again = (json.loads((tmp_path / name / "storm.json").read_text())["results"][0] for name in ("out", "again"))
+    resumed, again = (
+        json.loads((tmp_path / name / "storm.json").read_text())["results"][0] for name in ("out", "again")
+    )
     host = ("host_setup_s", "host_run_s", "nbytes")
     assert {k: v for k, v in resumed.items() if k not in host} == {k: v for k, v in again.items() if k not in host}
     assert not list(tmp_path.glob("kept/*"))

@@ -1,4 +1,5 @@
 """Other locks than the kernel's: they exclude as they must, lose nobody, and are refused by name."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -16,8 +17,9 @@ OPTIONS = [f"{name}={value}" for name, values in LOCKS.items() for value in valu
 
 def spin(kind: str, cpus: int, nodes: int = 2, rounds: int = 300, **loop: int):
     topology = Topology.preset("icelake-8375c", cpus=cpus, nodes=nodes)
-    machine = loop_machine(topology, rounds=rounds, traits=lock_options([f"spin={kind}"]),
-                           **{"think_ns": 0, "hold_ns": 100, **loop})
+    machine = loop_machine(
+        topology, rounds=rounds, traits=lock_options([f"spin={kind}"]), **{"think_ns": 0, "hold_ns": 100, **loop}
+    )
     machine.run()
     return machine
 
@@ -33,14 +35,18 @@ def test_every_spinlock_serves_everybody_one_at_a_time(kind: str, cpus: int) -> 
 
 
 def test_ticket_and_test_and_set_collapse_and_the_queue_does_not() -> None:
-    rate = {kind: {n: 300 * n / spin(kind, n, 1).end_ns() for n in (4, 32)} for kind in ("queued", "ticket", "test-and-set")}
+    rate = {
+        kind: {n: 300 * n / spin(kind, n, 1).end_ns() for n in (4, 32)} for kind in ("queued", "ticket", "test-and-set")
+    }
     assert rate["queued"][32] > 0.9 * rate["queued"][4]
     assert rate["ticket"][32] < 0.5 * rate["ticket"][4]
     assert rate["test-and-set"][32] < 0.5 * rate["test-and-set"][4]
 
 
 def test_test_and_set_is_unfair() -> None:
-    waits = {kind: spin(kind, 16, 1).lock_stat[K.LK_TEST_SPIN, 1]["waittime_max"] for kind in ("ticket", "test-and-set")}
+    waits = {
+        kind: spin(kind, 16, 1).lock_stat[K.LK_TEST_SPIN, 1]["waittime_max"] for kind in ("ticket", "test-and-set")
+    }
     assert waits["test-and-set"] > 2 * waits["ticket"]
 
 
@@ -50,9 +56,17 @@ def test_cna_stays_on_its_node_and_is_faster_for_it() -> None:
 
 
 def rw(option: str, read_percent: int, cpus: int = 16, tasks: int | None = None):
-    machine = loop_machine(Topology.preset("icelake-8375c", cpus=cpus, nodes=2), kind="rwsem", rounds=200, think_ns=500,
-                           hold_ns=300, read_percent=read_percent, tasks=tasks, exponential=True,
-                           traits=lock_options([option]))
+    machine = loop_machine(
+        Topology.preset("icelake-8375c", cpus=cpus, nodes=2),
+        kind="rwsem",
+        rounds=200,
+        think_ns=500,
+        hold_ns=300,
+        read_percent=read_percent,
+        tasks=tasks,
+        exponential=True,
+        traits=lock_options([option]),
+    )
     machine.run()
     return machine
 
@@ -66,7 +80,7 @@ def test_a_biased_rwsem_lets_everybody_through(option: str, read_percent: int, t
     assert stat["acquisitions"].sum() == 200 * tasks and machine.live == 0
     sem = machine.arrays["test_rwsems"][0]
     assert sem["count"] == 0 and sem["fast"] == 0 and sem["revoker"] == 0
-    assert stat["holdtime_total"][1] <= machine.end_ns()           # one writer at a time
+    assert stat["holdtime_total"][1] <= machine.end_ns()  # one writer at a time
 
 
 def test_biased_readers_do_not_share_a_line() -> None:
@@ -77,7 +91,9 @@ def test_biased_readers_do_not_share_a_line() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kernel", ["5.17-rc2", "5.18"])
 def test_a_storm_ends_with_every_lock(option: str, kernel: str) -> None:
-    result = run(Storm(procs=12, pages=300, cpus=8, nodes=2, locks=(option,), stagger_ns=5000, survivor="after"), kernel)
+    result = run(
+        Storm(procs=12, pages=300, cpus=8, nodes=2, locks=(option,), stagger_ns=5000, survivor="after"), kernel
+    )
     assert result.watchdog == {"hung task": 0, "soft lockup": 0, "rcu stall": 0}
     assert result.nr_mlock <= 300 and np.all(result.exit_ns > 0)
     assert result.record()["locks"] == option

@@ -4,6 +4,7 @@ Only some operations set constants: a getppid sets `syscall`, a write fault on a
 `fault`, a first touch of an anonymous page `alloc`, its unmapping `free`, the probe `atomic` and the line's transfer.
 mlock and munlock set nothing: they are what the model is then held against (`fastmlock verification live`).
 """
+
 from __future__ import annotations
 
 import json
@@ -47,9 +48,14 @@ def this_machine(hand_over_ns: float | None) -> Topology:
     if hand_over_ns is None:
         return topology
     ns = max(1, round(hand_over_ns))
-    return replace(topology, node_transfer_ns=ns, smt_ns=min(topology.smt_ns, ns), name=platform.node() or "this machine",
-                   source=f"measured: compare-and-swap ping-pong of two CPUs, {ns} ns one way; remote and memory latencies "
-                          "assumed")
+    return replace(
+        topology,
+        node_transfer_ns=ns,
+        smt_ns=min(topology.smt_ns, ns),
+        name=platform.node() or "this machine",
+        source=f"measured: compare-and-swap ping-pong of two CPUs, {ns} ns one way; remote and memory latencies "
+        "assumed",
+    )
 
 
 def fitted(measured: dict[str, Measured], topology: Topology, kernel: str = NEWEST) -> Costs:
@@ -77,15 +83,20 @@ def write(directory: str, measured: dict[str, Measured], costs: Costs, topology:
         m = measured[operation]
         group, name = ("work", constant[5:]) if constant.startswith("work.") else ("lock", constant)
         ns = round(costs[constant].ns, 1) if group == "work" else int(costs[constant].ns)
-        groups[group].append(f'{name} = {{ ns = {ns}, origin = "measured: {operation} {m.ns:.1f} ns, 10 to 90 % of '
-                             f'{m.repetitions} from {m.low_ns:.1f} to {m.high_ns:.1f}" }}')
+        groups[group].append(
+            f'{name} = {{ ns = {ns}, origin = "measured: {operation} {m.ns:.1f} ns, 10 to 90 % of '
+            f'{m.repetitions} from {m.low_ns:.1f} to {m.high_ns:.1f}" }}'
+        )
     paths = [out / "costs.toml", out / "machine.toml", out / "measured.json"]
-    paths[0].write_text(f"# fastmlock calibrate on {platform.release()}\n"
-                        + "".join(f"\n[{group}]\n" + "\n".join(lines) + "\n" for group, lines in groups.items() if lines))
+    paths[0].write_text(
+        f"# fastmlock calibrate on {platform.release()}\n"
+        + "".join(f"\n[{group}]\n" + "\n".join(lines) + "\n" for group, lines in groups.items() if lines)
+    )
     fields = {name: getattr(topology, name) for name in Topology.__dataclass_fields__}
     paths[1].write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
-    paths[2].write_text(json.dumps({"kernel": platform.release(), "operations": {k: asdict(m) for k, m in measured.items()}},
-                                   indent=1))
+    paths[2].write_text(
+        json.dumps({"kernel": platform.release(), "operations": {k: asdict(m) for k, m in measured.items()}}, indent=1)
+    )
     return [str(path) for path in paths]
 
 

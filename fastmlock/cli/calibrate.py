@@ -26,7 +26,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.repeat < 5:
         raise InputError(f"--repeat {arguments.repeat}: at least 5 are needed for a spread")
     try:
-        measured, costs, topology, paths = calibrate(arguments.out, arguments.repeat)
+        measured, _, _, paths = calibrate(arguments.out, arguments.repeat)
     except MeasureError as error:
         raise InputError(str(error)) from None
     print(f"{'operation':18}{'median':>12}{'10 %':>12}{'90 %':>12}")

@@ -26,7 +26,8 @@ def register(commands: Any) -> None:
     sub.add_argument("--cpus", metavar="C", type=int, help="CPUs of the machine (as many as processes, at least 2)")
     sub.add_argument("--nodes", metavar="K", type=int, help="NUMA nodes (the machine's own)")
     sub.add_argument("--machine", metavar="NAME", default="generic",
-                     help="a topology preset; or a file: TOML of one, core-to-core CSV, lscpu -p; or /sys; 'list' shows the "
+                     help="a topology preset; or a file: TOML of one, core-to-core CSV, lscpu -p; or /sys; "
+                          "'list' shows the "
                           "presets (generic)")
     sub.add_argument("--kernels", metavar="K,K", default="5.17-rc2,5.18", help="kernels to compare (5.17-rc2,5.18)")
     sub.add_argument("--order", default="together", metavar="ORDER",
@@ -53,9 +54,11 @@ def register(commands: Any) -> None:
     sub.add_argument("--sure", metavar="SAMPLES", type=int, nargs="?", const=64, help=(
         "how sure is the comparison: draws so many tables of costs (64) and prints intervals and what matters most"))
     sub.add_argument("--until", metavar="EVENT", help=(
-        "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, soft-lockup "
+        "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, "
+        "soft-lockup "
         "or rcu-stall; --cpus is then 64 unless given"))
-    sub.add_argument("--most", metavar="N", type=int, default=4096, help="with --until: processes to try at most (4096)")
+    sub.add_argument("--most", metavar="N", type=int, default=4096,
+                     help="with --until: processes to try at most (4096)")
     sub.add_argument("--checkpoint", metavar="DIR", help="keep the state there, every minute and when interrupted")
     sub.add_argument("--checkpoint-s", metavar="S", type=float, default=60.0, help="or every so many seconds (60)")
     sub.add_argument("--resume", action="store_true", help="go on from --checkpoint DIR; storms not begun start anew")
@@ -89,9 +92,8 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
     if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
         raise InputError("--procs and --mappers: only one of them may have several numbers")
-    if arguments.sure is not None:
-        if arguments.sure < 5:
-            raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
+    if arguments.sure is not None and arguments.sure < 5:
+        raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
     if arguments.until:
         from fastmlock.studies.search import EVENTS
         if arguments.until not in EVENTS:

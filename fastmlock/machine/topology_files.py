@@ -3,6 +3,7 @@
 A Topology is regular: all nodes alike, CPUs numbered node by node, cores before their SMT siblings. A machine that is
 read is numbered anew in that order; what does not fit (nodes of different sizes) is refused in one line.
 """
+
 from __future__ import annotations
 
 import re
@@ -37,14 +38,21 @@ def from_core_to_core(text: str, where: str) -> Topology:
     if len(sizes) > (2 if remote is not None else 1):
         cluster = sizes[0]
     if remote is not None and cluster is None and inside[0] <= 8 * threads and n // inside[0] > 2:
-        cluster, inside, remote = inside, (n, remote), None     # small groups on one node: clusters, not nodes
+        cluster, inside, remote = inside, (n, remote), None  # small groups on one node: clusters, not nodes
     nodes = n // inside[0]
     return Topology(
-        name=Path(where).stem, source=f"measured: {where}, core-to-core CSV; memory latencies assumed", cpus=n, nodes=nodes,
-        cores_per_node=max(1, inside[0] // threads), threads_per_core=threads,
+        name=Path(where).stem,
+        source=f"measured: {where}, core-to-core CSV; memory latencies assumed",
+        cpus=n,
+        nodes=nodes,
+        cores_per_node=max(1, inside[0] // threads),
+        threads_per_core=threads,
         cores_per_cluster=cluster[0] // threads if cluster else 0,
-        smt_ns=round(smt[1]) if smt else 9, cluster_ns=round(cluster[1]) if cluster else 0,
-        node_transfer_ns=round(inside[1]), remote_ns=round(remote if remote is not None else 2 * inside[1]))
+        smt_ns=round(smt[1]) if smt else 9,
+        cluster_ns=round(cluster[1]) if cluster else 0,
+        node_transfer_ns=round(inside[1]),
+        remote_ns=round(remote if remote is not None else 2 * inside[1]),
+    )
 
 
 def _matrix(text: str, where: str) -> np.ndarray:
@@ -78,7 +86,7 @@ def _levels(matrix: np.ndarray) -> list[tuple[np.ndarray, float]]:
     for threshold in thresholds:
         groups = _components(matrix < threshold)
         if len(set(Counter(groups.tolist()).values())) != 1 or (groups == before).all():
-            continue                                            # noise, or nothing new
+            continue  # noise, or nothing new
         new = (groups[:, None] == groups) & (before[:, None] != before)
         out.append((groups, float(np.median(matrix[new]))))
         before = groups
@@ -115,8 +123,18 @@ def from_lscpu(text: str, where: str) -> Topology:
             cpus.append(dict(zip(names, line.strip().split(","))))
     if not names or not cpus or not {"cpu", "core", "socket"} <= set(names):
         raise TopologyError(f"{where}: the output of lscpu -p is needed, with the columns CPU, Core and Socket")
-    return _shape([{"core": f"{cpu['socket']}.{cpu['core']}", "socket": cpu["socket"], "node": cpu.get("node") or "0",
-                    "cluster": cpu.get("l3") or cpu["socket"]} for cpu in cpus], where)
+    return _shape(
+        [
+            {
+                "core": f"{cpu['socket']}.{cpu['core']}",
+                "socket": cpu["socket"],
+                "node": cpu.get("node") or "0",
+                "cluster": cpu.get("l3") or cpu["socket"],
+            }
+            for cpu in cpus
+        ],
+        where,
+    )
 
 
 def from_sysfs(root: str | Path = "/sys") -> Topology:
@@ -132,11 +150,20 @@ def from_sysfs(root: str | Path = "/sys") -> Topology:
             socket = (path / "topology/physical_package_id").read_text().strip()
             core = (path / "topology/core_id").read_text().strip()
         except OSError:
-            continue                                            # offline
-        caches = {(cache / "level").read_text().strip(): (cache / "shared_cpu_list").read_text().strip()
-                  for cache in path.glob("cache/index[0-9]*") if (cache / "shared_cpu_list").exists()}
-        cpus.append({"core": f"{socket}.{core}", "socket": socket, "node": nodes.get(int(path.name[3:]), "0"),
-                     "cluster": caches.get("3", socket)})
+            continue  # offline
+        caches = {
+            (cache / "level").read_text().strip(): (cache / "shared_cpu_list").read_text().strip()
+            for cache in path.glob("cache/index[0-9]*")
+            if (cache / "shared_cpu_list").exists()
+        }
+        cpus.append(
+            {
+                "core": f"{socket}.{core}",
+                "socket": socket,
+                "node": nodes.get(int(path.name[3:]), "0"),
+                "cluster": caches.get("3", socket),
+            }
+        )
     if not cpus:
         raise TopologyError(f"{base}: no CPUs are described there")
     return _shape(cpus, str(base))
@@ -157,8 +184,9 @@ def _shape(cpus: list[Mapping[str, str]], where: str) -> Topology:
             found.setdefault(cpu[inside], set()).add(cpu[key])
         sizes = {len(members) for members in found.values()}
         if len(sizes) != 1:
-            raise TopologyError(f"{where}: {key}s per {inside} differ ({', '.join(map(str, sorted(sizes)))}): they must "
-                                "be alike")
+            raise TopologyError(
+                f"{where}: {key}s per {inside} differ ({', '.join(map(str, sorted(sizes)))}): they must be alike"
+            )
         return sizes.pop()
 
     threads = {n for n in Counter(cpu["core"] for cpu in cpus).values()}
@@ -167,7 +195,14 @@ def _shape(cpus: list[Mapping[str, str]], where: str) -> Topology:
     nodes = len({cpu["node"] for cpu in cpus})
     cores = alike("core", "node")
     per_cluster = alike("core", "cluster")
-    return Topology(name=where, source=f"measured: shape read from {where}; latencies are the generic machine's, assumed",
-                    cpus=len(cpus), nodes=nodes, nodes_per_socket=max(1, alike("node", "socket")), cores_per_node=cores,
-                    threads_per_core=threads.pop(), cores_per_cluster=per_cluster if per_cluster < cores else 0,
-                    cluster_ns=25 if per_cluster < cores else 0)
+    return Topology(
+        name=where,
+        source=f"measured: shape read from {where}; latencies are the generic machine's, assumed",
+        cpus=len(cpus),
+        nodes=nodes,
+        nodes_per_socket=max(1, alike("node", "socket")),
+        cores_per_node=cores,
+        threads_per_core=threads.pop(),
+        cores_per_cluster=per_cluster if per_cluster < cores else 0,
+        cluster_ns=25 if per_cluster < cores else 0,
+    )

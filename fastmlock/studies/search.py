@@ -3,6 +3,7 @@
 The number of processes is doubled until one storm trips the watchdog, then the gap is halved. That finds the
 smallest number if more processes are never better; whether they were, in what was tried, is part of the answer.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,9 +25,9 @@ class Found:
     kernel: str
     event: str
     procs: int | None
-    tried: dict[int, bool]              #: processes -> tripped, in the order in which they were tried
-    dmesg: tuple[str, ...]              #: the first report of the smallest storm that trips
-    end_ns: int                         #: virtual time at which the largest harmless storm was over
+    tried: dict[int, bool]  #: processes -> tripped, in the order in which they were tried
+    dmesg: tuple[str, ...]  #: the first report of the smallest storm that trips
+    end_ns: int  #: virtual time at which the largest harmless storm was over
 
     @property
     def monotone(self) -> bool:
@@ -36,13 +37,19 @@ class Found:
     def sentence(self) -> str:
         largest = max((n for n, tripped in self.tried.items() if not tripped), default=0)
         if self.procs is None:
-            return (f"{self.kernel}: no {self.event} with up to {max(self.tried)} processes; the largest storm was over "
-                    f"after {self.end_ns / 1e9:.3g} s")
-        text = f"{self.kernel}: {self.procs} processes are the smallest number found that trips the {self.event} detector"
+            return (
+                f"{self.kernel}: no {self.event} with up to {max(self.tried)} processes; the largest storm was over "
+                f"after {self.end_ns / 1e9:.3g} s"
+            )
+        text = (
+            f"{self.kernel}: {self.procs} processes are the smallest number found that trips the {self.event} detector"
+        )
         text += f"; {self.procs - 1} do not" if self.procs - 1 in self.tried else ""
         if not self.monotone:
             return text + f", but {largest} do not either: more are not always worse here, and smaller ones may"
-        return text + f" ({len(self.tried)} sizes tried, and among them more were never better; the others were not tried)"
+        return (
+            text + f" ({len(self.tried)} sizes tried, and among them more were never better; the others were not tried)"
+        )
 
 
 def trips(storm: Storm, kernel: str, event: str, progress: Progress | None = None) -> tuple[bool, tuple[str, ...], int]:
@@ -58,8 +65,10 @@ def trips(storm: Storm, kernel: str, event: str, progress: Progress | None = Non
             machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
         while machine.run(max_events=SLICE_EVENTS):
             if progress:
-                progress(f"{kernel}: {storm.procs} processes",
-                         min(1.0, (system.counts["munlocks"] - start) / (storm.procs * storm.pages)))
+                progress(
+                    f"{kernel}: {storm.procs} processes",
+                    min(1.0, (system.counts["munlocks"] - start) / (storm.procs * storm.pages)),
+                )
             if (machine.reports["kind"] == kind).any():
                 break
         if (machine.reports["kind"] == kind).any():
@@ -67,8 +76,9 @@ def trips(storm: Storm, kernel: str, event: str, progress: Progress | None = Non
     return False, (), machine.end_ns()
 
 
-def smallest(storm: Storm, kernel: str, event: str, *, most: int,
-             tell: Callable[[int, bool, int], None] | None = None) -> Found:
+def smallest(
+    storm: Storm, kernel: str, event: str, *, most: int, tell: Callable[[int, bool, int], None] | None = None
+) -> Found:
     """The smallest number of processes, at most `most`, whose storm trips the detector; `storm.procs` is where the
     search begins. All else of the storm stays, CPUs too.
 

@@ -97,7 +97,8 @@ class Storm:
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
         if self.bystanders and self.order != "together":
-            raise StormError(f"--bystanders {self.bystanders}: only with --order together; they go on until all have left")
+            raise StormError(f"--bystanders {self.bystanders}: only with --order together; "
+                             "they go on until all have left")
         if self.survivor not in SURVIVORS:
             raise StormError(f"--survivor {self.survivor}: one of {', '.join(SURVIVORS)} is needed")
         if self.pages > 1 << 27:

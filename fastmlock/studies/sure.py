@@ -5,6 +5,7 @@ over the logarithms of all of them is drawn (scipy.stats.qmc), the two kernels r
 the answers are given as medians and intervals. What matters most is told by rank correlation between each constant
 and the answer, and by the answers at the low and the high fifth of its range: a tornado.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -20,17 +21,32 @@ from fastmlock.studies.storm import Storm, run
 SPREAD = {"measured": 1.2, "published": 1.4, "derived": 2.0, "assumed": 3.0, "given": 1.0, "definition": 1.0}
 
 #: limits that the kernel's source gives: no uncertainty
-EXACT = ("rwsem_timeout", "rwsem_spin_base", "rwsem_spin_reader", "slice", "wake_granularity", "watchdog_sample",
-         "soft_lockup", "hung_task", "rcu_stall", "bias_inhibit_factor", "cna_threshold")
+EXACT = (
+    "rwsem_timeout",
+    "rwsem_spin_base",
+    "rwsem_spin_reader",
+    "slice",
+    "wake_granularity",
+    "watchdog_sample",
+    "soft_lockup",
+    "hung_task",
+    "rcu_stall",
+    "bias_inhibit_factor",
+    "cna_threshold",
+)
 
 #: the topology's latencies: published for another machine of the same kind, or assumed
-LATENCIES = {"node_transfer_ns": "published", "remote_ns": "published", "memory_ns": "assumed",
-             "memory_remote_ns": "assumed"}
+LATENCIES = {
+    "node_transfer_ns": "published",
+    "remote_ns": "published",
+    "memory_ns": "assumed",
+    "memory_remote_ns": "assumed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What came out: `samples` float64[n, constants] (factors on each constant's value), `values` name -> float64[n]."""
+    """What came out: `samples` float64[n, constants] (factors on the constants), `values` name -> float64[n]."""
 
     storm: Storm
     kernels: tuple[str, str]
@@ -38,7 +54,7 @@ class Answers:
     spreads: np.ndarray
     samples: np.ndarray
     values: dict[str, np.ndarray]
-    central: dict[str, float]           #: with every constant at its own value
+    central: dict[str, float]  #: with every constant at its own value
 
     def interval(self, name: str, share: float = 0.9) -> tuple[float, float, float]:
         """-> median and the ends of the central `share` of the answers."""
@@ -74,14 +90,26 @@ def uncertain(costs: Costs) -> dict[str, float]:
 
 def varied(costs: Costs, factors: dict[str, float]) -> Costs:
     """The table with each cost times its factor; what must be whole nanoseconds is rounded, and stays at least 1."""
-    table = {name: cost if name not in factors else
-             Cost(cost.ns * factors[name] if name.startswith("work.") else max(1, round(cost.ns * factors[name])), cost.origin)
-             for name, cost in costs.items()}
+    table = {
+        name: cost
+        if name not in factors
+        else Cost(
+            cost.ns * factors[name] if name.startswith("work.") else max(1, round(cost.ns * factors[name])), cost.origin
+        )
+        for name, cost in costs.items()
+    }
     return Costs(table)
 
 
-def sure(storm: Storm, kernels: tuple[str, str], *, samples: int = 64, seed: int = 0, threads: int = 1,
-         progress: Callable[[float], None] | None = None) -> Answers:
+def sure(
+    storm: Storm,
+    kernels: tuple[str, str],
+    *,
+    samples: int = 64,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Answers:
     """Runs both kernels under `samples` tables of costs. The same samples and seed give the same answers in any number
     of threads. Raises ValueError for fewer than 5 samples."""
     from scipy.stats import qmc
@@ -90,7 +118,7 @@ def sure(storm: Storm, kernels: tuple[str, str], *, samples: int = 64, seed: int
         raise ValueError(f"--sure {samples}: at least 5 samples are needed")
     base = storm.costs or Costs.default()
     ranges = uncertain(base)
-    if not storm.locks:                                 # constants of locks that no kernel has
+    if not storm.locks:  # constants of locks that no kernel has
         ranges = {name: spread for name, spread in ranges.items() if name not in ("bias_scan", "percpu_sync")}
     names = tuple(ranges)
     spreads = np.array([ranges[name] for name in names])
@@ -99,8 +127,11 @@ def sure(storm: Storm, kernels: tuple[str, str], *, samples: int = 64, seed: int
 
     def one(row: Sequence[float] | None) -> list[float]:
         chosen = {} if row is None else dict(zip(names, row))
-        mine = replace(storm, costs=varied(base, {n: f for n, f in chosen.items() if n not in LATENCIES}),
-                       latencies=tuple((n, chosen[n]) for n in LATENCIES if n in chosen))
+        mine = replace(
+            storm,
+            costs=varied(base, {n: f for n, f in chosen.items() if n not in LATENCIES}),
+            latencies=tuple((n, chosen[n]) for n in LATENCIES if n in chosen),
+        )
         return [float(run(mine, kernel).last_exit_ns) for kernel in kernels]
 
     found = []
@@ -111,9 +142,15 @@ def sure(storm: Storm, kernels: tuple[str, str], *, samples: int = 64, seed: int
                 progress(len(found) / (samples + 1))
     table = np.array(found)
     columns = {kernels[0]: table[:, 0], kernels[1]: table[:, 1], "ratio": table[:, 0] / table[:, 1]}
-    return Answers(storm=storm, kernels=kernels, constants=names, spreads=spreads, samples=factors,
-                   values={name: column[1:] for name, column in columns.items()},
-                   central={name: float(column[0]) for name, column in columns.items()})
+    return Answers(
+        storm=storm,
+        kernels=kernels,
+        constants=names,
+        spreads=spreads,
+        samples=factors,
+        values={name: column[1:] for name, column in columns.items()},
+        central={name: float(column[0]) for name, column in columns.items()},
+    )
 
 
 def sentences(answers: Answers, most: int = 10) -> list[str]:
@@ -125,14 +162,20 @@ def sentences(answers: Answers, most: int = 10) -> list[str]:
     out = [f"{len(answers.constants)} uncertain constants, {n} samples; 90 % intervals"]
     for name in answers.kernels:
         middle, low, high = answers.interval(name)
-        out.append(f"  {name:10} last exit after {duration(middle)} ({duration(low)} to {duration(high)}; "
-                   f"{duration(answers.central[name])} with every constant as it stands)")
+        out.append(
+            f"  {name:10} last exit after {duration(middle)} ({duration(low)} to {duration(high)}; "
+            f"{duration(answers.central[name])} with every constant as it stands)"
+        )
     middle, low, high = answers.interval("ratio")
-    out.append(f"  {before} takes {middle:.2f} times as long as {after} ({low:.2f} to {high:.2f}; "
-               f"{answers.central['ratio']:.2f} as they stand); slower in "
-               f"{100 * float((answers.values['ratio'] > 1).mean()):.0f} % of the samples")
-    out.append(f"what matters most to that ratio (rank correlation; mean ratio in the lowest and highest fifth; one of "
-               f"{n} samples is noise below {2 / np.sqrt(n):.2f}):")
+    out.append(
+        f"  {before} takes {middle:.2f} times as long as {after} ({low:.2f} to {high:.2f}; "
+        f"{answers.central['ratio']:.2f} as they stand); slower in "
+        f"{100 * float((answers.values['ratio'] > 1).mean()):.0f} % of the samples"
+    )
+    out.append(
+        f"what matters most to that ratio (rank correlation; mean ratio in the lowest and highest fifth; one of "
+        f"{n} samples is noise below {2 / np.sqrt(n):.2f}):"
+    )
     for constant, rho, low, high in answers.tornado("ratio")[:most]:
         i = answers.constants.index(constant)
         out.append(f"  {constant:20} x/{answers.spreads[i]:.1f}  {rho:+.2f}   {low:.2f} .. {high:.2f}")

@@ -1,4 +1,5 @@
 """A single process's munlock in 2013: what pages of interleaved nodes cost against pages of one node."""
+
 from __future__ import annotations
 
 from fastmlock.flows.ids import FLOWS
@@ -30,14 +31,25 @@ def point(quick: bool) -> Point:
     rows, notes = [], []
     for name, nodes in (("sandybridge-e5-2690", 2), ("sandybridge-e5-2690", 4), ("xeon-6242", 2)):
         one, spread = per_page_ns(name, nodes, pages, False), per_page_ns(name, nodes, pages, True)
-        notes.append(f"{name}, {nodes} nodes: {one:.0f} ns a page on one node, {spread:.0f} interleaved "
-                     "(published, if it was 56 GiB: 131 and 237)")
-        rows.append(Comparison(what=f"{name}, {nodes} nodes: interleaved / one node", model=spread / one,
-                               known=3.48 / 1.92))
-    return Point(name="munlock-2013", title="munlock of pages interleaved over nodes", factor=1.15, comparisons=rows,
-                 source="Vlastimil Babka, 19 Aug 2013, 1376915022-12741-1-git-send-email-vbabka@suse.cz: 3.48 s / 1.92 s",
-                 notes=[*notes, "the published machine is not named; this is a two-socket machine of its time, four "
-                        "nodes of it, and a later one; mapped once as there, but of a shared file"])
+        notes.append(
+            f"{name}, {nodes} nodes: {one:.0f} ns a page on one node, {spread:.0f} interleaved "
+            "(published, if it was 56 GiB: 131 and 237)"
+        )
+        rows.append(
+            Comparison(what=f"{name}, {nodes} nodes: interleaved / one node", model=spread / one, known=3.48 / 1.92)
+        )
+    return Point(
+        name="munlock-2013",
+        title="munlock of pages interleaved over nodes",
+        factor=1.15,
+        comparisons=rows,
+        source="Vlastimil Babka, 19 Aug 2013, 1376915022-12741-1-git-send-email-vbabka@suse.cz: 3.48 s / 1.92 s",
+        notes=[
+            *notes,
+            "the published machine is not named; this is a two-socket machine of its time, four "
+            "nodes of it, and a later one; mapped once as there, but of a shared file",
+        ],
+    )
 
 
 POINTS = {"munlock-2013": point}

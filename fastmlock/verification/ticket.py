@@ -1,4 +1,5 @@
 """A ticket lock against the Markov chain of Boyd-Wickizer et al., "Non-scalable locks are dangerous" (2012)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,8 +32,8 @@ def exact_chain(n: int) -> float:
     """Acquisitions per ns of the lock as it is: holding and handing over are two phases, and newcomers of the second
     one wait for no part of it. Embedded where a hold begins, by waiters: they arrive over an exponential hold, then
     over a hand-over of (1 + j) transfers with j from 1 to W."""
-    p = np.zeros((n, n))                # from waiters at a hold's begin to those at the next
-    length = np.zeros(n)                # mean time between the two
+    p = np.zeros((n, n))  # from waiters at a hold's begin to those at the next
+    length = np.zeros(n)  # mean time between the two
     for w in range(n):
         at_end = np.zeros(n)
         reach = 1.0
@@ -43,7 +44,7 @@ def exact_chain(n: int) -> float:
             reach *= 1 - ends
         length[w] = HOLD_NS
         for v in range(w, n):
-            if v == 0:                  # nobody waits: the next begins with the next arrival
+            if v == 0:  # nobody waits: the next begins with the next arrival
                 length[w] += at_end[0] * THINK_NS / n
                 p[w, 0] += at_end[0]
                 continue
@@ -51,7 +52,7 @@ def exact_chain(n: int) -> float:
                 gap = (1 + j) * LINE_NS
                 share = at_end[v] / v
                 length[w] += share * gap
-                p[w, v - 1:] += share * _binomial(n - v, 1 - np.exp(-gap / THINK_NS))[:n - v + 1]
+                p[w, v - 1 :] += share * _binomial(n - v, 1 - np.exp(-gap / THINK_NS))[: n - v + 1]
     a = np.vstack([p.T - np.eye(n), np.ones(n)])
     stationary = np.linalg.lstsq(a, np.append(np.zeros(n), 1.0), rcond=None)[0]
     return float(1 / (stationary @ length))
@@ -67,10 +68,19 @@ def _binomial(n: int, p: float) -> np.ndarray:
 
 def simulate(n: int, kind: int, acquisitions: int) -> float:
     zero = {field: 0 for field in Topology.__dataclass_fields__ if field.endswith("_ns")}
-    topology = Topology(name="uniform", cpus=n, nodes=1, cores_per_node=n, cache_lines=0,
-                        **{**zero, "node_transfer_ns": LINE_NS})
-    machine = loop_machine(topology, Costs.zero(), rounds=1 << 40, think_ns=THINK_NS, hold_ns=HOLD_NS,
-                           exponential=True, seed=7, traits={"spin_kind": kind})
+    topology = Topology(
+        name="uniform", cpus=n, nodes=1, cores_per_node=n, cache_lines=0, **{**zero, "node_transfer_ns": LINE_NS}
+    )
+    machine = loop_machine(
+        topology,
+        Costs.zero(),
+        rounds=1 << 40,
+        think_ns=THINK_NS,
+        hold_ns=HOLD_NS,
+        exponential=True,
+        seed=7,
+        traits={"spin_kind": kind},
+    )
     machine.run(until_ns=THINK_NS * 20)
     stat = machine.lock_stat[K.LK_TEST_SPIN, 1]
     begin, at = int(stat["acquisitions"]), machine.now_ns
@@ -83,20 +93,46 @@ def point(quick: bool) -> Point:
     rates, queued = {}, {}
     for n in CPUS[:5] if quick else CPUS:
         rates[n] = simulate(n, 1, 100_000 if quick else 400_000)
-        rows += [Comparison(what=f"{n} CPUs: published chain", model=1e6 * rates[n], known=1e6 * published_chain(n),
-                            unit="per ms", x=n, series="published chain"),
-                 Comparison(what=f"{n} CPUs: chain of this lock", model=1e6 * rates[n], known=1e6 * exact_chain(n),
-                            unit="per ms", x=n, series="chain of this lock")]
+        rows += [
+            Comparison(
+                what=f"{n} CPUs: published chain",
+                model=1e6 * rates[n],
+                known=1e6 * published_chain(n),
+                unit="per ms",
+                x=n,
+                series="published chain",
+            ),
+            Comparison(
+                what=f"{n} CPUs: chain of this lock",
+                model=1e6 * rates[n],
+                known=1e6 * exact_chain(n),
+                unit="per ms",
+                x=n,
+                series="chain of this lock",
+            ),
+        ]
         queued[n] = simulate(n, 0, 100_000)
     top, last = max(rates.values()), rates[max(rates)]
     if not quick:
-        checks = [(f"it collapses: {1e6 * last:.0f} per ms at {max(rates)} CPUs, {1e6 * top:.0f} at best", last < 0.7 * top),
-                  (f"the queued lock does not: {1e6 * queued[max(rates)]:.0f} at {max(rates)} CPUs, "
-                   f"{queued[max(rates)] / last:.1f} times as many", queued[max(rates)] > 2 * last)]
-    return Point(name="ticket", title="Ticket lock: the Markov chain and its collapse", factor=1.01,
-                 source="Boyd-Wickizer et al., OLS 2012, section 4; the second chain is solved numerically here",
-                 comparisons=rows, checks=checks, xlabel="CPUs", ylabel="acquisitions per ms",
-                 notes=[f"hold {HOLD_NS} ns, think {THINK_NS} ns, exponential; a line takes {LINE_NS} ns"])
+        checks = [
+            (f"it collapses: {1e6 * last:.0f} per ms at {max(rates)} CPUs, {1e6 * top:.0f} at best", last < 0.7 * top),
+            (
+                f"the queued lock does not: {1e6 * queued[max(rates)]:.0f} at {max(rates)} CPUs, "
+                f"{queued[max(rates)] / last:.1f} times as many",
+                queued[max(rates)] > 2 * last,
+            ),
+        ]
+    return Point(
+        name="ticket",
+        title="Ticket lock: the Markov chain and its collapse",
+        factor=1.01,
+        source="Boyd-Wickizer et al., OLS 2012, section 4; the second chain is solved numerically here",
+        comparisons=rows,
+        checks=checks,
+        xlabel="CPUs",
+        ylabel="acquisitions per ms",
+        notes=[f"hold {HOLD_NS} ns, think {THINK_NS} ns, exponential; a line takes {LINE_NS} ns"],
+    )
 
 
 POINTS = {"ticket": point}
