@@ -458,5 +458,5 @@ cdef struct World:
     # work since the driver last looked
     int64_t work[17]
     int32_t nr_touch
-    int32_t spare2
+    uint32_t work_kinds         # bit set of the kinds in work
     uint64_t touch[4096]        # page << 8 | number of atomic operations
