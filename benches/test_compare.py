@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import pytest
-from bench_mm import ADDRESS, AFTER, BASE, mapped
 
 from fastmlock import probe
+from fastmlock.flows.ids import FLOWS
 from fastmlock.machine.bare import bare_loop
-from fastmlock.studies.storm import SLICE_EVENTS, FLOWS, Storm, prepare
+from fastmlock.studies.storm import SLICE_EVENTS, Storm, prepare
+
+from .bench_mm import ADDRESS, AFTER, BASE, mapped
 
 pytestmark = pytest.mark.benchmark
 
@@ -54,7 +56,7 @@ def test_storm(benchmark, kernel: str, cpus: int) -> None:
     storm = Storm(procs=cpus, cpus=cpus, pages=2048)
 
     def setup():
-        system, machine, leavers = prepare(storm, kernel)
+        _, machine, leavers = prepare(storm, kernel)
         for i, pid in enumerate(leavers):
             machine.start(pid, i * storm.stagger_ns, flow=FLOWS["F_SYS_EXIT"])
         return (machine,), {}

@@ -1,10 +1,12 @@
 """What differs between kernels: named traits, and the table of releases made of them.
 
 A kernel is a choice of traits, resolved once into integers that the compiled paths test; there is one
-implementation of every path. `get("5.17-rc2+07")` gives the series' base with its first seven patches.
+implementation of every path. `get("5.17-rc2+07")` gives the series' base with its first seven patches; any other
+choice of patches and later fixes has a name too, see `parse`.
 """
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 
 PATCHES = {
@@ -23,9 +25,45 @@ PATCHES = {
     "p13": "mm/thp: shrink_page_list() avoid splitting VM_LOCKED THP",
 }
 
+#: later changes that belong to the series, by the name of their trait
+FIXES = {
+    "drain_on_populate": "mm/munlock: add lru_add_drain() to fix memcg_stat_test (ece369c7e104)",
+    "special_check": "mm/munlock: mlock_vma_page() check against VM_SPECIAL (c8263bd60500)",
+    "local_lock": "mm/munlock: protect the per-CPU pagevec by a local_lock_t (adb11e78c5dc)",
+    "i_mmap_read_truncate": "mm: unmap_mapping_range_tree() with i_mmap_rwsem shared (2c8659951654)",
+    "madv_dontneed_locked": "mm: madvise: MADV_DONTNEED_LOCKED (9457056ac426)",
+}
+
+#: trait -> (the traits it cannot be without, and why). Sources: the specification, section 3.
+NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "p04": (("p01", "p02", "p03"), (
+        "rmap counts each page-table entry once, so the old munlock engine and the look-up's marking must be gone, and "
+        "a vma must still be VM_LOCKED while it is zapped")),
+    "p05": (("p04",), "until rmap removal munlocks, nothing but clear_page_mlock() unmarks an unmapped page"),
+    "p06": (("p05",), (
+        "clear_page_mlock() unmarks without looking at the count, and its isolation loses the count")),
+    "p07": (("p06",), "a walk that takes locks back needs mlock_count to know whether another locker remains"),
+    "p09": (("p07",), (
+        "the barrier orders PG_lru against clear_page_mlock() without the lruvec lock; only 05 to 07 end that")),
+    "p10": (("p07",), (
+        "a batch entry is one count of mlock_count, and pages that are mapped already are counted by the walk")),
+    "p11": (("p10",), "it drains the batch that 10 introduces"),
+    "p13": (("p04",), "it restores a missed mark with 04's mlock_vma_page()"),
+    "special_check": (("p04",), "it is a test in 04's mlock_vma_page()"),
+    "local_lock": (("p10",), "it protects the batch that 10 introduces"),
+}
+#: (these together, need that, because)
+NEEDS_TOGETHER = (
+    (("p10", "p12"), "p11", "collapse freezes the page's references, and a batch that is not drained holds one"),
+)
+
 
 class UnknownKernel(ValueError):
     """No kernel of that name."""
+
+
+class ImpossibleKernel(UnknownKernel):
+    """A choice of patches that cannot work; the text is one line and says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +88,8 @@ class Traits:
     mlock_pvec_size: int = 15       #: slots used of the mlock batch
     drain_on_populate: int = 0      #: lru_add_drain() at the end of populate (ece369c7e104, 5.18)
     special_check: int = 0          #: mlock_vma_page() tests all of VM_SPECIAL (c8263bd60500, 5.18)
+    local_lock: int = 0             #: the mlock batch has a local_lock (adb11e78c5dc, 5.18): without PREEMPT_RT, which
+                                    #: the model has not, the same as the preempt_disable() it replaces
     gather_drains: int = 1          #: freeing after a TLB flush drains the local batches (through 6.12)
     munmap_drains: int = 1          #: munmap and exit drain locally before zapping (through 6.12)
     madv_populate: int = 1          #: MADV_POPULATE_READ and _WRITE (5.14)
@@ -70,6 +110,7 @@ class Traits:
     populate_walks_holes: int = 1   #: MADV_POPULATE passes over holes; from 6.9 it stops, and drains if refused
     populate_checks_first: int = 0  #: a populate that is refused does not drain (6.9)
     mremap_positive_efault: int = 1 #: mremap of no vma answers 14 as if it were an address (5.16 to 5.18)
+    dirty_ptes: int = 0             #: a writable entry of a dirty page is born dirty (6.18, seen on 6.18.44)
     mremap_many: int = 0            #: MREMAP_FIXED moves a range of several VMAs (6.17)
     merge_unfaulted: int = 0        #: a VMA without anon_vma takes in one that has a single one (6.16)
     pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.11 to 5.18)
@@ -101,7 +142,7 @@ def with_patches(base: Traits, first: int) -> Traits:
 _V5_10 = Traits(release=510, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0, pread_marks_next=1,
                 mremap_positive_efault=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
-_V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1,
+_V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1)
 _V6_1 = replace(_V5_18, release=601, drop_caches_drains=1, madv_collapse=1, exit_mmap_read=1, rmap_trylock=1,
                anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
@@ -109,7 +150,7 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  child_runs_first=1, remove_maywrite=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
-                 write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
+                 dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
 
 RELEASES: dict[str, Traits] = {
     "5.10": _V5_10,
@@ -120,11 +161,88 @@ RELEASES: dict[str, Traits] = {
     "6.12": _V6_12,
     "6.18": _V6_18,
 }
+_BASES = [name for name in RELEASES if "+" not in name]
+
+#: the fourteen points of the series
+SERIES = [name for name in RELEASES if name.startswith("5.17-rc2")]
 
 
 def get(name: str) -> Traits:
-    """The traits of a kernel. Raises UnknownKernel with the names there are."""
-    try:
-        return RELEASES[name]
-    except KeyError:
-        raise UnknownKernel(f"no kernel {name!r}; there are {', '.join(RELEASES)}") from None
+    """The traits of a kernel: a release, a point of the series, or any other choice (see `parse`). Raises
+    UnknownKernel with the names there are, or ImpossibleKernel."""
+    return RELEASES[name] if name in RELEASES else parse(name)
+
+
+# ---- any other choice of patches
+_NUMBERS = re.compile(r"(\d\d)(?:\.\.(\d\d))?")
+_TERM = re.compile(r"([+-])([^+-]+)")
+
+
+def parse(name: str) -> Traits:
+    """The traits of BASE[+PATCHES][-PATCHES][+FIX][-FIX]..., BASE a release.
+
+    PATCHES is NN for the series' first NN patches, NN..MM for a part of it, or several of these with commas, where a
+    number that is not the first is that patch alone; behind - a number is that patch alone. FIX is a name of `FIXES`:
+
+    - ``5.17-rc2+01..07`` the first seven, as ``5.17-rc2+07``
+    - ``5.17-rc2+13-10-11`` all but 10 and 11
+    - ``5.17-rc2+05,08`` the first five and 08
+    - ``5.17-rc2+13+drain_on_populate``, ``6.1-special_check``
+
+    Raises UnknownKernel for what is not such a name, ImpossibleKernel for a choice that cannot work (`NEEDS`).
+    """
+    bases = [base for base in _BASES if name.startswith(base) and name[len(base):len(base) + 1] in ("", "+", "-")]
+    if not bases:
+        raise UnknownKernel(f"no kernel {name!r}; there are {', '.join(RELEASES)}")
+    base = max(bases, key=len)
+    rest = name[len(base):]
+    terms = _TERM.findall(rest)
+    if "".join(sign + term for sign, term in terms) != rest:
+        raise UnknownKernel(f"kernel {name!r}: write {base}+NN..MM-NN+FIX, as in 5.17-rc2+13-10-11")
+    chosen = {trait for trait in (*PATCHES, *FIXES) if getattr(RELEASES[base], trait)}
+    before = set(chosen)
+    for sign, term in terms:
+        for trait in _traits(name, sign, term):
+            if sign == "+":
+                chosen.add(trait)
+            elif trait in chosen:
+                chosen.remove(trait)
+            else:
+                short = trait.removeprefix("p")
+                raise UnknownKernel(f"kernel {name!r}: {short} is not there to be taken out; a part of the series is "
+                                    f"written with two dots, as in 01..07")
+    problem = why_not(chosen)
+    if problem:
+        raise ImpossibleKernel(f"kernel {name!r} cannot work: {problem}")
+    return replace(RELEASES[base], **{trait: int(trait in chosen) for trait in chosen ^ before})
+
+
+def why_not(traits: set[str]) -> str:
+    """Why these patches and fixes cannot work together, in one line; "" if they can."""
+    for trait, (needed, reason) in NEEDS.items():
+        missing = [one.removeprefix("p") for one in needed if one not in traits]
+        if trait in traits and missing:
+            return f"{trait.removeprefix('p')} needs {' and '.join(missing)}: {reason}"
+    for together, needed_too, reason in NEEDS_TOGETHER:
+        if traits.issuperset(together) and needed_too not in traits:
+            names = " and ".join(one.removeprefix("p") for one in together)
+            return f"{names} together need {needed_too.removeprefix('p')}: {reason}"
+    return ""
+
+
+def _traits(name: str, sign: str, term: str) -> list[str]:
+    """The traits that one term of a kernel's name means."""
+    if term in FIXES:
+        return [term]
+    found: list[str] = []
+    for at, part in enumerate(term.split(",")):
+        match = _NUMBERS.fullmatch(part)
+        if match is None:
+            raise UnknownKernel(f"kernel {name!r}: {part!r} is neither patches 01 to 13 nor one of "
+                                f"{', '.join(FIXES)}")
+        last = int(match[2] or match[1])
+        first = int(match[1]) if match[2] or sign == "-" or at else 1
+        if not 1 <= first <= last <= len(PATCHES):
+            raise UnknownKernel(f"kernel {name!r}: {part} is no part of patches 01 to {len(PATCHES)}")
+        found += [f"p{number:02}" for number in range(first, last + 1)]
+    return found

@@ -13,6 +13,11 @@ cdef class System(WorldHandle):
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults
     cdef long next_observer
+    cdef set shared_anon            # mappings of MAP_SHARED|MAP_ANONYMOUS memory
+    cdef tuple enter(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
+    cdef tuple unmapping(self, int pid, tuple answer)
+    cdef list deferred          # tasks whose calls were only begun, None when calls run at once
+    cdef dict room              # what they need, by pool
     cdef tuple call(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
     cdef int nr_vmas(self, int task)
     cdef int make_room(self, long pages) except -1

@@ -109,32 +109,76 @@ cdef class System(WorldHandle):
         self.child_runs_first = bool(traits.child_runs_first)
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
+        self.shared_anon = set()
+        self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
         self.checking = check
 
     # ------------------------------------------------------------ entering the kernel
     cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
-        cdef Task *t
         cdef World *w = self.w
-        cdef int req
         if task < 1 or task >= w.nr_tasks or not w.tasks[task].mm:
             raise ValueError(f"no process {task}")
         # what one call may need beyond its pages: a few VMAs, nodes and tables
         self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
                      avcs=64 + 8 * self.nr_vmas(task))
-        t = &w.tasks[task]
+        if self.deferred is not None:
+            if task in self.deferred:
+                raise ValueError(f"process {task} has a call under way")
+            flow_start(w, task, flow, a, b, c, d)
+            self.deferred.append(task)
+            return 0, 0
+        return self.enter(task, flow, a, b, c, d)
+
+    cdef tuple enter(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
+        cdef Task *t = &self.w.tasks[task]
+        cdef World *w = self.w
+        cdef int req
         with nogil:
             flow_start(w, task, flow, a, b, c, d)
             req = run_untimed(w, task)
         if req == REQ_ERROR:
-            if w.error == ERR_UNSUPPORTED:
-                raise NotSupported(NOT_MODELLED.get(w.unsupported, f"flow {w.unsupported}"))
             self.check()
         if self.checking:
             found = problems(self)
             if found:
                 raise ModelError(f"after flow {flow} of process {task}: {'; '.join(found)}")
         return t.ret, t.err
+
+    def check(self):
+        """Raises NotSupported or ModelError if the last run could not go on."""
+        if self.w.error == ERR_UNSUPPORTED:
+            raise NotSupported(NOT_MODELLED.get(self.w.unsupported, f"flow {self.w.unsupported}"))
+        WorldHandle.check(self)
+
+    # ------------------------------------------------------------ calls that race
+    def defer(self):
+        """From here on system calls are only begun, until `deferred_tasks` hands them over to a race."""
+        self.deferred = []
+        self.room = {}
+
+    def begun(self):
+        """The tasks whose calls were begun since `defer`, in order."""
+        return list(self.deferred)
+
+    def deferred_tasks(self):
+        """The tasks whose calls were begun since `defer`, in order. Calls run at once again."""
+        tasks, self.deferred = self.deferred, None
+        self.room = {}
+        return tasks
+
+    def answer(self, int task):
+        """What the task's last call answered: (ret, errno, signal)."""
+        cdef Task *t = &self.w.tasks[task]
+        return t.ret, t.err, t.sig
+
+    def reserve(self, **need):
+        """See `WorldHandle.reserve`; calls that are only begun need their room all at the same time."""
+        if self.deferred is not None:
+            for pool, count in need.items():
+                self.room[pool] = self.room.get(pool, 0) + count
+            need = self.room
+        WorldHandle.reserve(self, **need)
 
     cdef int nr_vmas(self, int task):
         return self.w.mms[self.w.tasks[task].mm].map_count
@@ -144,6 +188,15 @@ cdef class System(WorldHandle):
         cdef long leaves = pages // 512 + 4
         self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
+
+    @property
+    def fine(self):
+        """Whether a timed run lets time pass after each page of a batch instead of after the whole batch."""
+        return self.w.fine != 0
+
+    @fine.setter
+    def fine(self, bint on):
+        self.w.fine = on
 
     # ------------------------------------------------------------ processes
     @property
@@ -190,7 +243,7 @@ cdef class System(WorldHandle):
         return child
 
     def exit(self, int pid):
-        self.call(pid, F_SYS_EXIT)
+        self.unmapping(pid, self.call(pid, F_SYS_EXIT))
 
     def alive(self, int pid):
         return self.w.tasks[pid].mm != 0
@@ -205,7 +258,7 @@ cdef class System(WorldHandle):
         cdef Task *t = &self.w.tasks[pid]
         if limit_bytes > t.rlimit_memlock and t.uid:
             return -1, _errno.EPERM
-        t.rlimit_memlock = limit_bytes
+        t.rlimit_memlock = min(limit_bytes, <int64_t>0x7fffffffffffffff)
         return 0, 0
 
     def setuid(self, int pid, int uid):
@@ -239,7 +292,16 @@ cdef class System(WorldHandle):
         mapping, pgoff = (0, 0) if file is None else (file, offset >> 12)
         if file is None and flags & 1:
             mapping = self.new_mapping(pages, True)
-        return self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32, mapping | pgoff << 20)
+            self.shared_anon.add(mapping)
+        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
+                                             mapping | pgoff << 20))
+
+    cdef tuple unmapping(self, int pid, tuple answer):
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
+            self.shared_anon.remove(mapping)
+            self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
+        return answer
 
     def unmapped_area(self, int pid, hint, length):
         """Where a mapping of `length` bytes goes that asks for no place: byte address, 0 if there is no gap."""
@@ -295,17 +357,50 @@ cdef class System(WorldHandle):
     def munmap(self, int pid, addr, length):
         if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, _errno.EINVAL
-        return self.call(pid, F_SYS_MUNMAP, addr, length)
+        return self.unmapping(pid, self.call(pid, F_SYS_MUNMAP, addr, length))
 
     def mremap(self, int pid, addr, old_len, new_len, int flags, new_addr):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
-        if max(old, new) << 12 > TASK_SIZE:
+        if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
+        if (addr >> 12) + old > TASK_SIZE >> 12:
+            return self.mremap_beyond(pid, addr, new, flags, new_addr)
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
-        return self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr)
+        return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
+
+    def mremap_beyond(self, int pid, addr, int64_t new, int flags, new_addr):
+        """An old length beyond the end of all addresses: EINVAL, from 6.17 before anything is done, earlier from the
+        munmap of what is cut off, after that of the destination."""
+        if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
+            return -1, _errno.EINVAL
+        if self.w.tr.mremap_positive_efault and not self.find(pid, addr):
+            return _errno.EFAULT, 0
+        if flags & 2 and not self.w.tr.mremap_checks_first:
+            self.munmap(pid, new_addr, new << 12)
+        return -1, _errno.EINVAL
+
+    def msync(self, int pid, addr, length, int flags):
+        """No drain. MS_INVALIDATE (2) refuses locked vmas, MS_SYNC (4) of a disk file is not modelled."""
+        cdef World *w = self.w
+        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
+            return -1, _errno.EINVAL
+        start = covered = addr >> 12
+        end = start + pages_up(length)
+        vma = w.mms[w.tasks[pid].mm].vma
+        while vma:
+            v = w.vmas[<uint32_t>vma]
+            if v.start < end and v.end > start:
+                if flags & 2 and v.flags & VM_LOCKED:
+                    return -1, _errno.EBUSY
+                if flags & 4 and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
+                    raise NotSupported("msync(MS_SYNC) of a disk file")
+                if v.start <= covered:
+                    covered = v.end
+            vma = v.next
+        return (0, 0) if covered >= end else (-1, _errno.ENOMEM)
 
     def mprotect(self, int pid, addr, length, int prot):
         if addr % 4096:
@@ -362,7 +457,7 @@ cdef class System(WorldHandle):
             if (addr >> 12) + pages > 1 << 52:
                 return -1, _errno.EINVAL
         self.make_room(min(pages, 1 << 22))
-        return self.call(pid, F_SYS_MLOCK, addr & ~4095, pages << 12, flags)
+        return self.call(pid, F_SYS_MLOCK, addr & ~4095, min(pages, 1 << 40) << 12, flags)
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)
@@ -412,14 +507,17 @@ cdef class System(WorldHandle):
         w.cache_used += slots
         return mapping
 
-    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True):
+    def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
+                    bint interleave=False):
         """A file on "tmpfs" or "ext4", written page by page unless `sparse`. With `observe` the controller maps it, as
-        the recorder does, and never touches it. -> file number"""
+        the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
+        lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
         file = self.new_mapping(pages, fs == "tmpfs")
+        self.w.mappings[file].interleave = interleave
         self.make_room(pages)
         if not sparse:
             self.call(self.controller, F_FILE_WRITE, file, 0, pages, fs == "ext4")
@@ -474,6 +572,19 @@ cdef class System(WorldHandle):
     def compact(self):
         self.make_room(self.w.pages_used)
         return self.call(self.controller, F_COMPACT)
+
+    def reclaim(self, long pages):
+        """One pass of reclaim over the file lists: at most `pages` of each active and each inactive one. -> (freed, 0)"""
+        if pages < 0:
+            return -1, _errno.EINVAL
+        return self.call(self.controller, F_SYS_RECLAIM, pages)
+
+    def reap(self, int pid):
+        """The OOM reaper takes what it may of a process that is killed; the process itself exits later. EAGAIN if its
+        mmap_lock cannot be had."""
+        if not self.alive(pid):
+            return -1, _errno.ESRCH
+        return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
 
     def drop_caches(self, int what):
         if not 1 <= what <= 4:

@@ -72,6 +72,10 @@ def test_every_recorded_scenario_is_understood():
     ("p0 fork p7", c.Fork, {"child": 7}),
     ("p0-1 exit", c.Exit, {"procs": range(0, 2)}),
     ("p0 kill", c.Kill, {}),
+    ("reap p1", c.Reap, {"victim": 1}),
+    ("reclaim 40", c.Reclaim, {"pages": 40}),
+    ("race p0 munlock A 0 1 | truncate F 0 : p0 for 2, truncate to end, p0 on", c.Race,
+     {"parties": ("p0", "truncate")}),
 ])
 def test_meaning(text, command, fields):
     found = only(text)

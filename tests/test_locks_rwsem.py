@@ -216,7 +216,7 @@ def test_reader_after_writer_sees_the_costs_of_sleeping():
     costs = Costs.default()
     machine = scene(2, (0, WRITE, 1, 0, 50 * US), (1 * US, READ, 1, 0, 0), costs=costs)
     machine.run()
-    writer, reader = exits(machine)
+    _, reader = exits(machine)
     assert costs["wake_latency"].ns < reader - 50 * US < 3 * costs["wake_latency"].ns
 
 

@@ -186,8 +186,12 @@ def test_a_writer_kept_waiting_becomes_a_hung_task():
     assert report["time_ns"] == 240 * S and report["task"] == 2 and report["cpu"] == 1
     assert (report["lock_class"], report["lock_obj"], report["write"]) == (K.LK_TEST_RWSEM, 0, 1)
     assert report["since_ns"] == pytest.approx(1 * MS, rel=0.1)
-    assert watchdog_lines(machine) == ["[  240.000000] INFO: task 2 blocked for more than 120 seconds. "
-                                       "Waits for test rwsem 0 for writing."]
+    lines = watchdog_lines(machine, kernel="5.17.0-rc2")
+    assert lines[0] == "[  240.000000] INFO: task locker:2 blocked for more than 120 seconds."
+    assert lines[1] == "[  240.000000]       Not tainted 5.17.0-rc2 #1"
+    assert lines[2].endswith('"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.')
+    assert lines[3].startswith("[  240.000000] task:locker          state:D stack:")
+    assert lines[5].endswith(" down_write(test rwsem of 0)")
 
 
 def test_119_seconds_are_not_hung():
@@ -208,7 +212,7 @@ def test_a_spinlock_held_for_long_locks_up_its_cpu():
     soft = machine.reports[machine.reports["kind"] == 1]
     assert soft["time_ns"][0] == 24 * S                 # the first sample past 20 units of 2**30 ns
     assert set(soft["task"][:2]) == {1, 2}              # the holder and the spinner
-    assert "BUG: soft lockup - CPU#0 stuck for 24s! [1]" in watchdog_lines(machine)[0]
+    assert "BUG: soft lockup - CPU#0 stuck for 24s! [locker:1]" in watchdog_lines(machine)[0]
 
 
 def test_long_preemptible_work_is_healthy():

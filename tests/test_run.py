@@ -168,7 +168,8 @@ def test_runs():
 
 def test_answers_of_the_controller():
     text = "file F tmpfs 4\n"
-    for command, ret in [("fadvise F 0 1", 22), ("dropcaches 0", -22), ("dropcaches 1", 0), ("dropcaches 2", 0), ("compact", 0),
+    for command, ret in [("fadvise F 0 1", 22), ("dropcaches 0", -22), ("dropcaches 1", 0), ("dropcaches 2", 0),
+                         ("compact", 0),
                          ("sysctl /proc/sys/vm/x 1", -2), ("fread F 0 1", 4096), ("fread F 0 0", 0), ("sleep 1", 0)]:
         record = last(text + command)
         assert (record["ret"], record["err"]) == (ret, "")

@@ -10,8 +10,8 @@ from . import DONE, InputError
 
 def register(commands: Any) -> None:
     sub = commands.add_parser("bench", help="time the engine beside a bare event loop", description=(
-        "Times lock loops and exit storms beside a bare event loop over as many CPUs, in one run, and prints the README's "
-        "table. Times are of this machine; the ratios are what can be compared."))
+        "Times lock loops and exit storms beside a bare event loop over as many CPUs, in one run, and prints the "
+        "README's table. Times are of this machine; the ratios are what can be compared."))
     sub.add_argument("--cpus", metavar="C,C", default="64,256", help="numbers of CPUs (64,256)")
     sub.add_argument("--pages", metavar="P", type=int, default=16384, help="pages of the storm's file (16384)")
     sub.add_argument("--kernels", metavar="K,K", default="5.17-rc2,5.18", help="kernels (5.17-rc2,5.18)")

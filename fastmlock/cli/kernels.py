@@ -32,5 +32,16 @@ def traits(values: dict[str, int]) -> str:
     words = [f"{name}={value}" if value != 1 else name for name, value in values.items()
              if value and name not in patches]
     if patches:
-        words.insert(0, patches[0] if len(patches) == 1 else f"{patches[0]}-{patches[-1]}")
+        words.insert(0, ",".join(_ranges([int(name[1:]) for name in patches])))
     return " ".join(words)
+
+
+def _ranges(numbers: list[int]) -> list[str]:
+    """1, 2, 3, 5 as p01-p03, p05."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return [f"p{first:02}" if first == last else f"p{first:02}-p{last:02}" for first, last in found]

@@ -21,12 +21,13 @@ def register(commands: Any) -> None:
     sub = commands.add_parser("storm", help="the exit storm, before and after", description=(
         "N processes map the same file shared, all mlock it, and exit on a simulated NUMA machine: once on a kernel "
         "before the rework and once after it. Prints both side by side; with several N draws the curve."))
-    sub.add_argument("--procs", metavar="N[,N...]", type=_numbers, default=[64], help="processes (64)")
+    sub.add_argument("--procs", metavar="N[,N...]", type=_numbers, default=[16], help="processes (16)")
     sub.add_argument("--pages", metavar="P", type=int, default=16384, help="pages of the file (16384)")
     sub.add_argument("--cpus", metavar="C", type=int, help="CPUs of the machine (as many as processes, at least 2)")
     sub.add_argument("--nodes", metavar="K", type=int, help="NUMA nodes (the machine's own)")
     sub.add_argument("--machine", metavar="NAME", default="generic",
-                     help="a topology preset, or a TOML file of one; 'list' shows those there are (generic)")
+                     help="a topology preset; or a file: TOML of one, core-to-core CSV, lscpu -p; or /sys; 'list' shows the "
+                          "presets (generic)")
     sub.add_argument("--kernels", metavar="K,K", default="5.17-rc2,5.18", help="kernels to compare (5.17-rc2,5.18)")
     sub.add_argument("--order", default="together", metavar="ORDER",
                      help="together, in-turn (oldest first) or newest-first (together)")
@@ -36,9 +37,25 @@ def register(commands: Any) -> None:
                      help="further processes that map and read the file and never lock it (0)")
     sub.add_argument("--bystanders", metavar="B", type=int, default=0,
                      help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
+    sub.add_argument("--interleave", action="store_true",
+                     help="spread the file's pages over the nodes in turn (all where the first process runs)")
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
+    sub.add_argument("--coarse", action="store_true",
+                     help="let a whole batch be one instant: three times faster here, cruder in lock-step")
     sub.add_argument("--seed", metavar="S", type=int, default=0, help="of that jitter (0)")
+    sub.add_argument("--lock", metavar="NAME=VALUE", action="append", default=[], help=(
+        "another lock than the kernel's: spin=ticket, rwsem=no-handoff, i_mmap=percpu, ...; several are possible; a "
+        "wrong one shows what there is"))
+    sub.add_argument("--lock-stat", action="store_true",
+                     help="also print each result's locks as /proc/lock_stat and perf lock contention would")
+    sub.add_argument("--costs", metavar="FILE", help="a TOML file of other costs, such as calibrate writes")
+    sub.add_argument("--sure", metavar="SAMPLES", type=int, nargs="?", const=64, help=(
+        "how sure is the comparison: draws so many tables of costs (64) and prints intervals and what matters most"))
+    sub.add_argument("--until", metavar="EVENT", help=(
+        "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, soft-lockup "
+        "or rcu-stall; --cpus is then 64 unless given"))
+    sub.add_argument("--most", metavar="N", type=int, default=4096, help="with --until: processes to try at most (4096)")
     sub.add_argument("--threads", metavar="T", type=int, default=min(2, os.cpu_count() or 1),
                      help="simulations at a time; the results are the same with any number")
     sub.add_argument("-o", "--out", metavar="DIR", default=os.path.join("results", "storm"),
@@ -49,6 +66,9 @@ def register(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     from fastmlock import kernels
+    from fastmlock.machine.costs import CostError, Costs
+    from fastmlock.machine.locks import LockError
+    from fastmlock.machine.report import contention_text, lock_stat_text
     from fastmlock.machine.topology import Topology, TopologyError
     from fastmlock.studies import report
     from fastmlock.studies.storm import Storm, StormError
@@ -66,22 +86,90 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
     if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
         raise InputError("--procs and --mappers: only one of them may have several numbers")
+    if arguments.sure is not None:
+        if arguments.sure < 5:
+            raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
+        if len(arguments.procs) > 1 or len(names) != 2 or arguments.until:
+            raise InputError("--sure: one number of processes, two kernels and no --until are needed")
+    if arguments.until:
+        from fastmlock.studies.search import EVENTS
+        if arguments.until not in EVENTS:
+            raise InputError(f"--until {arguments.until}: one of {', '.join(EVENTS)} is needed")
+        if len(arguments.procs) > 1:
+            raise InputError("--until: one number of processes to begin with is needed, not several")
+        if arguments.most < arguments.procs[0]:
+            raise InputError(f"--most {arguments.most}: at least --procs {arguments.procs[0]} is needed")
+        arguments.cpus = 64 if arguments.cpus is None else arguments.cpus
     try:
+        costs = Costs.load(arguments.costs) if arguments.costs else None
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
                         order=arguments.order, survivor=arguments.survivor, mappers=mappers,
-                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, seed=arguments.seed)
+                        interleave=arguments.interleave, bystanders=arguments.bystanders,
+                        stagger_ns=arguments.stagger_ns, coarse=arguments.coarse, seed=arguments.seed,
+                        locks=tuple(arguments.lock), costs=costs)
                   for procs in arguments.procs for mappers in arguments.mappers]
-    except (StormError, TopologyError) as error:
+    except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None
+    if arguments.sure is not None:
+        return _sure(storms[0], names, arguments)
+    if arguments.until:
+        return _search(storms[0], names, arguments)
     os.makedirs(arguments.out, exist_ok=True)
 
     results = _run_all([(storm, name) for storm in storms for name in names], arguments.threads)
     report.show(results, sys.stdout)
+    for result in results:
+        for line in result.dmesg:
+            print(line)
+        if arguments.lock_stat:
+            print(f"\n{result.storm.procs} processes, {result.kernel}:\n{lock_stat_text(result.lock_stat)}\n\n"
+                  f"{contention_text(result.lock_stat)}")
     paths = report.write([result.record() for result in results], arguments.out, "storm")
     if len(storms) > 1 or arguments.plot:
         paths.append(report.draw(results, arguments.plot or os.path.join(arguments.out, "storm.png")))
     print(f"written: {', '.join(paths)}")
+    return DONE
+
+
+def _sure(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
+    import json
+
+    from tqdm import tqdm
+
+    from fastmlock.studies import sure
+
+    os.makedirs(arguments.out, exist_ok=True)
+    with tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False) as bar:
+        answers = sure.sure(storm, (names[0], names[1]), samples=arguments.sure, seed=arguments.seed,
+                            threads=arguments.threads, progress=lambda share: bar.update(int(100 * share) - bar.n))
+    print("\n".join(sure.sentences(answers)))
+    record = {"constants": answers.constants, "spreads": answers.spreads.tolist(), "samples": answers.samples.tolist(),
+              "values": {name: values.tolist() for name, values in answers.values.items()}, "central": answers.central}
+    path = os.path.join(arguments.out, "sure.json")
+    with open(path, "w") as file:
+        json.dump(record, file)
+    picture = sure.draw(answers, arguments.plot or os.path.join(arguments.out, "sure.png"))
+    print(f"written: {path}, {picture}")
+    return DONE
+
+
+def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
+    from fastmlock.studies.search import smallest
+    from fastmlock.studies.storm import StormError
+
+    for name in names:
+        def tell(procs: int, tripped: bool, ns: int) -> None:
+            what = f"{arguments.until} reported" if tripped else "no report"
+            print(f"  {procs:6} processes: {what}, virtual time {ns / 1e9:.4g} s", flush=True)
+        print(f"{name}: {storm.pages} pages, {storm.cpus} CPUs ({storm.machine})", flush=True)
+        try:
+            found = smallest(storm, name, arguments.until, most=arguments.most, tell=tell)
+        except StormError as error:
+            raise InputError(f"no {arguments.until} up to there: {error}") from None
+        print(found.sentence())
+        for line in found.dmesg[:8]:
+            print(line)
     return DONE
 
 

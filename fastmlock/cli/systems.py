@@ -5,7 +5,7 @@ from importlib import import_module
 
 from fastmlock import kernels
 from fastmlock.scenario.conformance import SystemFactory
-from fastmlock.scenario.system import SystemUnderTest
+from fastmlock.scenario.system import Maker, SystemUnderTest
 
 from . import InputError
 
@@ -26,3 +26,10 @@ def factory(*, reference: bool) -> SystemFactory:
         system: SystemUnderTest = model(kernel=release, cpus=2, worker_cpu=0, controller_cpu=1)
         return system
     return make
+
+
+def bare(release: str, *, reference: bool) -> Maker:
+    """Makes systems of one release. Raises as `factory`."""
+    kernels.get(release)
+    make = factory(reference=reference)
+    return lambda: make(release)

@@ -15,10 +15,14 @@ cdef int lru_add_drain(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int lru_add_drain_all(World *w, Task *t, Frame *f) noexcept nogil:
-    """Every cpu with something in its batches drains; here they follow one another."""
-    while f.i < w.nr_cpus:
+    """Every cpu with something in its batches drains; here they follow one another. i = the cpu whose turn it is: at
+    the request in front of it a driver may hold the task back while that cpu is busy."""
+    if f.pc == 1:
         f.i += 1
         return call(w, t, f, 0, F_DRAIN, f.i - 1)
+    if f.i < w.nr_cpus:
+        f.pc = 1
+        return REQ_RESCHED
     return ret(t, 0)
 
 
@@ -43,6 +47,8 @@ cdef int pagevec_process(World *w, Task *t, Frame *f) noexcept nogil:
         pvec_commit(w, cpu, kind, pv, f.i)
         f.i += 1
         f.pc = PV_NEXT
+        if w.fine:
+            return REQ_WORK
     if f.pc == PV_NEXT:
         while f.i < pv.nr:
             if pvec_prepare(w, cpu, kind, pv, f.i):
@@ -53,6 +59,8 @@ cdef int pagevec_process(World *w, Task *t, Frame *f) noexcept nogil:
                     return REQ_NONE
                 pvec_commit(w, cpu, kind, pv, f.i)
             f.i += 1
+            if w.fine:
+                return REQ_WORK
         f.pc = PV_UNLOCKED
         if f.j:
             return ask(t, f, PV_UNLOCKED, REQ_SPIN_UNLOCK, LK_LRU, f.j)

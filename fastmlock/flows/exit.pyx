@@ -11,7 +11,7 @@ cdef enum:
     EX_DRAIN = 2
     EX_ZAP = 3
     EX_RELOCKED = 4
-    EX_UNLINK = 5
+    EX_UNLINKED = 5
     EX_FLUSHED = 6
     EX_UNLOCKED = 7
     EX_READ_UNLOCKED = 8
@@ -50,13 +50,8 @@ cdef int exit_mmap(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == EX_READ_UNLOCKED:
         return ask(t, f, EX_RELOCKED, REQ_DOWN_WRITE, LK_MMAP, mm)
     if f.pc == EX_RELOCKED:
-        f.i = w.mms[mm].vma
-        f.pc = EX_UNLINK
-    if f.pc == EX_UNLINK:
-        if f.i:
-            vma = f.i
-            f.i = w.vmas[vma].next
-            return call(w, t, f, EX_UNLINK, F_UNLINK_VMA, vma)
+        return call(w, t, f, EX_UNLINKED, F_UNLINK_VMAS, w.mms[mm].vma, <int64_t>1 << 52)
+    if f.pc == EX_UNLINKED:
         return call(w, t, f, EX_FLUSHED, F_FLUSH, 0)
     if f.pc == EX_FLUSHED:
         vma = w.mms[mm].vma

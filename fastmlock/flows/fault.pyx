@@ -46,11 +46,11 @@ cdef enum:
     FT_PUT = 29
 
 
-cdef inline int base_prot(World *w, Vma *v) noexcept nogil:
-    """Flags of a fresh entry before any write: shared writable mappings of files that do not track writes are
-    writable at once, all others are not."""
+cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
+    """Flags of a fresh entry of a page before any write: shared writable mappings of files that do not track writes
+    are writable at once, all others are not."""
     if v.flags & VM_SHARED and v.flags & VM_WRITE and w.mappings[v.mapping].shmem:
-        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE
+        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE | (PTE_DIRTY if w.tr.dirty_ptes and test(w, page, PG_dirty) else 0)
     return PTE_PRESENT | PTE_YOUNG
 
 
@@ -140,7 +140,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             get_page(w, page)
             page_add_file_rmap(w, t.cpu, page)
             w.mms[v.mm].rss += 1
-            pte_set(w, f.i, <int>((f.d - 1) & 511), mk_pte(page, base_prot(w, v)), v.mapping, pgoff)
+            pte_set(w, f.i, <int>((f.d - 1) & 511), mk_pte(page, base_prot(w, v, page)), v.mapping, pgoff)
             if w.tr.p04 and vma_counts_mlock(w, v, page):
                 called = mlock_page(w, t, f, FT_AROUND, page)
                 if called != -1:
@@ -154,11 +154,11 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     # ---- the file's page: from the page cache, or made
     if f.pc == FT_PAGE:
         pgoff = linear_page_index(v, vpn)
+        if write and not v.flags & VM_SHARED and not anon_vma_prepare(w, vma):
+            return REQ_ERROR
         if pgoff >= w.mappings[v.mapping].size:
             return ret(t, -SIGBUS)
         if write and not v.flags & VM_SHARED:
-            if not anon_vma_prepare(w, vma):
-                return REQ_ERROR
             f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
             if not f.k:
                 return REQ_ERROR
@@ -214,7 +214,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         else:
             get_page(w, f.j)
             page_add_file_rmap(w, t.cpu, f.j)
-            pte_set(w, f.i, entry, mk_pte(f.j, base_prot(w, v)
+            pte_set(w, f.i, entry, mk_pte(f.j, base_prot(w, v, <uint32_t>f.j)
                                           | (PTE_WRITE | PTE_DIRTY if write else 0)),
                     v.mapping, linear_page_index(v, vpn))
             if w.tr.p04 and vma_counts_mlock(w, v, f.j):

@@ -35,7 +35,7 @@ cdef enum Flow:
     F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
     F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
     F_FLUSH                 # tlb_flush_mmu: frees what the task gathered
-    F_UNLINK_VMA            # unlink_anon_vmas, unlink_file_vma: a = vma
+    F_UNLINK_VMAS           # unlink_anon_vmas, unlink_file_vma: a = first vma, b = end (page number)
     F_UNMAP_REGION          # a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
     F_EXIT_MMAP             # a = mm
     # system calls
@@ -70,14 +70,17 @@ cdef enum Flow:
     F_MOVE_TABLES           # move_page_tables: a = old vpn, b = new vpn, c = pages
     F_MOVE_VMA              # a = vma, b = old vpn, c = old pages | new pages << 32, d = new vpn; res = vpn or -errno
     F_TRY_TO_UNMAP          # a = page; res = unmapped everywhere
-    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page; res = freed
+    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page, b = ask for references; res = freed
+    F_PAGE_REFERENCED       # page_referenced: a = page; res = SEEN_..., or -1
+    F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
+    F_SYS_RECLAIM           # a = pages of each list; ret = freed
+    F_OOM_REAP              # a = mm
     F_MIGRATE               # unmap_and_move: a = page; res = moved
     F_TRY_TO_MIGRATE        # a = page
     F_REMOVE_MIGRATION      # a = old page, b = new page
     F_COMPACT
     F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
     F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
-    F_SYS_BRK               # a = start of the heap, b = old end, c = new end (page numbers); ret = the end
     F_SYS_SHM_LOCK          # a = mapping, b = lock or unlock
     NR_FLOWS = 256
 

@@ -117,6 +117,8 @@ cdef int munlock_pagevec(World *w, Task *t, Frame *f) noexcept nogil:
         del_page_from_lru_list(w, t.cpu, pv.page[f.i])
         f.i += 1
         f.pc = MP_ISOLATE
+        if w.fine:
+            return REQ_WORK
     if f.pc == MP_ISOLATE:
         while f.i < pv.nr:
             page = pv.page[f.i]
@@ -131,12 +133,16 @@ cdef int munlock_pagevec(World *w, Task *t, Frame *f) noexcept nogil:
                         return REQ_NONE
                     del_page_from_lru_list(w, t.cpu, page)
                     f.i += 1
+                    if w.fine:
+                        return REQ_WORK
                     continue
                 count_event(w, t.cpu, EV_STRANDED if test(w, page, PG_unevictable) else EV_MUNLOCKED, 1)
             aside.page[aside.nr] = page
             aside.nr += 1
             pv.page[f.i] = 0
             f.i += 1
+            if w.fine:
+                return REQ_WORK
         if f.b:
             mod_state(w, t.cpu, ST_MLOCK, -<int>f.b)
         f.i = 0
@@ -206,6 +212,9 @@ cdef int munlock_pagevec(World *w, Task *t, Frame *f) noexcept nogil:
                 return REQ_NONE
             pvec_commit(w, t.cpu, PVEC_LRU_ADD, putback, f.i)
             f.i += 1
+            if w.fine:
+                f.pc = MP_ADD_LOCKED
+                return REQ_WORK
         return ask(t, f, MP_ADDED, REQ_SPIN_UNLOCK, LK_LRU, f.j)
     if f.pc == MP_ADDED:
         count_event(w, t.cpu, EV_RESCUED, f.c)

@@ -5,6 +5,7 @@ The specification, section 2.8 and patches 08, 11 and 13. There is no swap: anon
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page, munlock_page
+from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache
 from fastmlock.mm.interval_tree cimport tree_next
@@ -12,20 +13,6 @@ from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
-
-
-cdef inline int64_t rmap_lock_class(World *w, uint32_t page) noexcept nogil:
-    return LK_ANON_VMA if w.pages[page].flags & PG_anon else LK_I_MMAP
-
-
-cdef inline int64_t rmap_lock(World *w, uint32_t page) noexcept nogil:
-    cdef Page *p = &w.pages[page]
-    return w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
-
-
-cdef inline int64_t rmap_address(World *w, uint32_t node, uint32_t page) noexcept nogil:
-    cdef Vma *v = &w.vmas[w.nodes[node].vma]
-    return v.start + (w.pages[page].index - v.pgoff)
 
 
 # ---- MADV_COLD, MADV_PAGEOUT
@@ -98,17 +85,37 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = CO_NEXT
 
 
-# ---- one isolated page of shrink_page_list, references ignored
+# ---- one isolated page of shrink_page_list
 cdef enum:
     SH_LOCKED = 1
     SH_UNMAPPED = 2
     SH_FREE = 3
     SH_KEEP = 4
     SH_FREED = 5
+    SH_REFERENCED = 6
+
+
+cdef inline bint reclaimable(World *w, uint32_t page, int64_t seen) noexcept nogil:
+    """page_check_references: what page_referenced has seen decides. A page of a locked vma goes on to be unmapped, which
+    marks it; from patch 13 it was marked already and is kept."""
+    cdef Page *p = &w.pages[page]
+    cdef bint referenced = test_clear(w, page, PG_referenced)
+    if seen < 0:                            # the rmap lock was not to be had
+        return False
+    if seen & SEEN_LOCKED:
+        if w.tr.p13 and not p.flags & PG_mlocked:
+            p.flags |= PG_active
+        return not w.tr.p13
+    if not seen & SEEN_ENTRIES:
+        return True
+    p.flags |= PG_referenced
+    if referenced or seen & SEEN_ENTRIES > 1 or seen & SEEN_EXEC and not p.flags & PG_swapbacked:
+        p.flags |= PG_active
+    return False
 
 
 cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = page; res = 1 if it was freed. i = verdict."""
+    """a = page, b = ask for references; res = 1 if it was freed."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
@@ -117,6 +124,13 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, SH_LOCKED, REQ_LOCK_PAGE, LK_PAGE, page)
     if f.pc == SH_LOCKED:
         if not page_evictable(w, page):
+            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        f.pc = SH_REFERENCED
+        t.res = 0
+        if f.b and p.mapcount:
+            return call(w, t, f, SH_REFERENCED, F_PAGE_REFERENCED, page)
+    if f.pc == SH_REFERENCED:
+        if f.b and not reclaimable(w, page, t.res):
             return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
         if p.flags & PG_anon and p.flags & PG_swapbacked:       # nowhere to swap to
             p.flags |= PG_active

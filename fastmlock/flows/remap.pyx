@@ -131,7 +131,7 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
 cdef int64_t get_unmapped_area(World *w, uint32_t mm, int64_t pages) noexcept nogil:
     """Some free place below the first mapping of the process; the real choice depends on the whole process."""
     cdef uint32_t vma = w.mms[mm].vma
-    cdef int64_t top = 0x100000000 - 0x10000
+    cdef int64_t top = 0x100000000 - 0x10001       # at the end of a table, like mmap_base without randomisation
     cdef bint moved = True
     while moved:
         moved = False
@@ -183,7 +183,7 @@ cdef int mremap_to(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 0:
         f.i = <int32_t>f.b
         if w.tr.mremap_checks_first:
-            err = vma_to_resize(w, t, f.a, f.b, new, flags)
+            err = vma_to_resize(w, t, f.a, min(f.b, new), new, flags)    # what a shrink cuts off may lie anywhere
             if err:
                 return ret(t, -err)
         f.pc = MT_DEST_UNMAPPED

@@ -6,8 +6,9 @@ at a request.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
-from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock,
-                              protect, reclaim, remap, shm, synthetic, unmap)
+from fastmlock.state.debug cimport CHECKS
+from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
+                              protect, reclaim, remap, scan, shm, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -35,6 +36,8 @@ protect.register(TABLE)
 remap.register(TABLE)
 reclaim.register(TABLE)
 shm.register(TABLE)
+scan.register(TABLE)
+oom.register(TABLE)
 synthetic.register(TABLE)
 
 
@@ -61,6 +64,8 @@ cdef int flow_step(World *w, int task) noexcept nogil:
         f = &t.stack[t.depth]
         work(w, WK_STEP, 1)
         req = TABLE[f.fn](w, t, f)
+        if CHECKS and w.error:
+            req = REQ_ERROR
         if req != REQ_NONE:
             t.req = req
             return req

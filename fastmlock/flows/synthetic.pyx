@@ -4,17 +4,18 @@
 Frame: a = rounds left, b = mean think time ns, c = mean hold time ns, d = what else, packed:
 
     bits 0-23   lock object         bit 28      times are exponential, not constant
-    bits 24-27  lock class          bits 32-38  percent of rounds that read (rwsem loop)
-    bits 40-62  seed
+    bits 24-27  lock class          bit 29      but the hold is constant (spinlock loop)
+    bits 40-62  seed                bits 32-38  percent of rounds that read (rwsem loop)
 
 Random numbers come from a counter: the k-th draw of a task depends on (seed, task, k) alone.
 """
 from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t, uint64_t
+from fastmlock.flows.frame cimport F_SYS_MLOCK, call
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.state.types cimport (LK_PAGE, REQ_DELAY, REQ_DOWN_READ, REQ_DOWN_WRITE, REQ_LOCK_PAGE, REQ_NONE,
                                     REQ_SPIN_LOCK, REQ_SPIN_UNLOCK, REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE,
-                                    Frame, Task, World)
+                                    VM_LOCKED, Frame, Task, World)
 
 
 cdef inline uint64_t draw(World *w, Task *t, Frame *f) noexcept nogil:
@@ -58,6 +59,9 @@ cdef int lock_loop(World *w, Task *t, Frame *f) noexcept nogil:
         return lock_request(t, f, REQ_SPIN_LOCK, REQ_LOCK_PAGE)
     if f.pc == 2:
         f.pc = 3
+        if f.d >> 29 & 1:
+            t.req_arg = f.c
+            return REQ_DELAY
         return delay(w, t, f, f.c)
     f.pc = 0
     return lock_request(t, f, REQ_SPIN_UNLOCK, REQ_UNLOCK_PAGE)
@@ -112,7 +116,22 @@ cdef int two_locks(World *w, Task *t, Frame *f) noexcept nogil:
     return spin
 
 
+cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
+    """a = regions left, b = address of the next, c = bytes of each, d = mean time between two mlock() calls, ns
+    (bits 0-27), bit 28 and seed as above."""
+    if f.a <= 0:
+        t.depth -= 1
+        return REQ_NONE
+    if f.pc == 0:
+        f.pc = 1
+        return delay(w, t, f, f.d & 0xfffffff)
+    f.a -= 1
+    f.b += f.c
+    return call(w, t, f, 0, F_SYS_MLOCK, f.b - f.c, f.c, VM_LOCKED)
+
+
 cdef void register(flow_fn *table) noexcept:
     table[<int> FLOW_LOCK_LOOP] = lock_loop
     table[<int> FLOW_RWSEM_LOOP] = rwsem_loop
     table[<int> FLOW_TWO_LOCKS] = two_locks
+    table[<int> FLOW_MLOCK_LOOP] = mlock_loop

@@ -97,6 +97,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             if t.gather == GATHER_MAX:
                 f.k |= GATHER_FULL
             f.pc = ZP_ENTRY
+            if w.fine:
+                return REQ_WORK
         # tlb_flush_rmaps(), the page-table lock still held
         if f.pc == ZP_DELAYED:
             while f.j < t.gather and not gather[f.j] & <uint32_t>DELAYED_RMAP:
@@ -140,31 +142,57 @@ cdef int tlb_flush_mmu(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- leaving the reverse map
 cdef enum:
+    UL_NEXT = 0
     UL_ANON = 1
     UL_FILE = 2
-    UL_FILE_LOCKED = 3
+    UL_LOCKED = 3
+
+cdef enum:
+    PMD_PAGES = 512
 
 
-cdef int unlink_vma(World *w, Task *t, Frame *f) noexcept nogil:
-    """One vma's part of free_pgtables: unlink_anon_vmas under the root's rwsem, unlink_file_vma under i_mmap_rwsem,
-    both for write. i = anon_vma root."""
-    cdef uint32_t vma = <uint32_t>f.a
-    cdef Vma *v = &w.vmas[vma]
-    if f.pc == 0:
-        f.pc = UL_FILE
-        if v.anon_vma:
-            f.i = w.anon_vmas[v.anon_vma].root
-            return ask(t, f, UL_ANON, REQ_DOWN_WRITE, LK_ANON_VMA, f.i)
-    if f.pc == UL_ANON:
-        unlink_anon_vmas(w, vma)
-        return ask(t, f, UL_FILE, REQ_UP_WRITE, LK_ANON_VMA, f.i)
-    if f.pc == UL_FILE:
-        if v.i_mmap_node:
-            return ask(t, f, UL_FILE_LOCKED, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
-    elif f.pc == UL_FILE_LOCKED:
-        vma_unlink_file(w, vma)
-        return ask(t, f, 4, REQ_UP_WRITE, LK_I_MMAP, v.mapping)
-    return ret(t, 0)
+cdef int unlink_vmas(World *w, Task *t, Frame *f) noexcept nogil:
+    """What free_pgtables does to the VMAs from a on that begin below page b: unlink_anon_vmas under the root's rwsem,
+    unlink_file_vma under i_mmap_rwsem, both for write. From 6.11 neighbours of one file (no further apart than a pmd)
+    are unlinked under one hold, `unlink_batch` at most. i = vma, j = first one that waits for its file's lock,
+    k = how many wait, c = rwsem held, d = end of the last vma seen."""
+    cdef Vma *v
+    cdef uint32_t vma
+    while True:
+        if f.pc == UL_NEXT:
+            v = &w.vmas[<uint32_t>f.a]
+            if f.k and (not f.a or v.start >= f.b or v.mapping != w.vmas[f.j].mapping or v.start > f.d + PMD_PAGES):
+                f.c = w.vmas[f.j].mapping
+                return ask(t, f, UL_LOCKED, REQ_DOWN_WRITE, LK_I_MMAP, <uint32_t>f.c)
+            if not f.a or v.start >= f.b:
+                return ret(t, 0)
+            f.pc = UL_FILE
+            if v.anon_vma:
+                f.c = w.anon_vmas[v.anon_vma].root
+                return ask(t, f, UL_ANON, REQ_DOWN_WRITE, LK_ANON_VMA, <uint32_t>f.c)
+        if f.pc == UL_ANON:
+            unlink_anon_vmas(w, <uint32_t>f.a)
+            return ask(t, f, UL_FILE, REQ_UP_WRITE, LK_ANON_VMA, <uint32_t>f.c)
+        if f.pc == UL_FILE:
+            v = &w.vmas[<uint32_t>f.a]
+            f.d = v.end
+            if v.i_mmap_node:
+                if not f.k:
+                    f.j = <int32_t>f.a
+                f.k += 1
+            f.a = v.next
+            f.pc = UL_NEXT
+            if f.k == w.tr.unlink_batch:
+                f.c = w.vmas[f.j].mapping
+                return ask(t, f, UL_LOCKED, REQ_DOWN_WRITE, LK_I_MMAP, <uint32_t>f.c)
+        if f.pc == UL_LOCKED:
+            vma = f.j
+            while f.k:
+                if w.vmas[vma].i_mmap_node:
+                    vma_unlink_file(w, vma)
+                    f.k -= 1
+                vma = w.vmas[vma].next
+            return ask(t, f, UL_NEXT, REQ_UP_WRITE, LK_I_MMAP, <uint32_t>f.c)
 
 
 cdef void free_empty_leaves(World *w, uint32_t mm, int64_t start, int64_t end) noexcept nogil:
@@ -187,7 +215,7 @@ cdef enum:
     UR_DETACH = 4
     UR_DRAINED = 5
     UR_ZAP = 6
-    UR_UNLINK = 7
+    UR_UNLINKED = 7
     UR_FLUSHED = 8
 
 
@@ -244,13 +272,8 @@ cdef int unmap_region(World *w, Task *t, Frame *f) noexcept nogil:
             vma = f.j
             f.j = w.vmas[vma].next
             return call(w, t, f, UR_DRAINED, F_ZAP, vma, w.vmas[vma].start, w.vmas[vma].end)
-        f.j = f.i
-        f.pc = UR_UNLINK
-    if f.pc == UR_UNLINK:
-        if f.j and w.vmas[f.j].start < f.b:
-            vma = f.j
-            f.j = w.vmas[vma].next
-            return call(w, t, f, UR_UNLINK, F_UNLINK_VMA, vma)
+        return call(w, t, f, UR_UNLINKED, F_UNLINK_VMAS, f.i, f.b)
+    if f.pc == UR_UNLINKED:
         return call(w, t, f, UR_FLUSHED, F_FLUSH, 0)
     vma = f.i
     while vma and w.vmas[vma].start < f.b:
@@ -283,6 +306,6 @@ cdef int sys_munmap(World *w, Task *t, Frame *f) noexcept nogil:
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_ZAP] = zap_page_range
     table[<int>F_FLUSH] = tlb_flush_mmu
-    table[<int>F_UNLINK_VMA] = unlink_vma
+    table[<int>F_UNLINK_VMAS] = unlink_vmas
     table[<int>F_UNMAP_REGION] = unmap_region
     table[<int>F_SYS_MUNMAP] = sys_munmap

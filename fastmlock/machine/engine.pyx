@@ -8,11 +8,12 @@ between taking it and giving it back.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from fastmlock.flows.step cimport flow_step
-from fastmlock.machine.core cimport (account, cpu_at, line_fill, line_in_memory, line_owner, line_rmw,
+from fastmlock.machine.core cimport (account, cpu_at, latency, line_fill, line_in_memory, line_owner, line_rmw,
                                      stat_acquired, stat_released)
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
+from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
 from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_yield
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport *
@@ -23,13 +24,18 @@ from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, NR_WORK, REQ_D
                                     REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WORK, Task, World)
 
 
+cdef enum:
+    PREFETCH_LINES = 20     # the streamer follows accesses in either direction, up to 20 lines ahead (Intel
+                            # optimization manual, data prefetching); a page record is a line
+
+
 cdef inline int64_t page_touch(Mach *m, int cpu, uint32_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
-    """The page's line is written. One from memory that follows the page touched before has been prefetched."""
+    """The page's line is written. One from memory near the page touched before has been prefetched."""
     cdef Cpu *p = &m.cpus[cpu]
     cdef int64_t step = <int64_t> page - p.last_page
     cdef Line *line = &m.pages[page]
     if step:
-        if -1 <= step <= 1 and line_in_memory(m, line[0]):
+        if -PREFETCH_LINES <= step <= PREFETCH_LINES and line_in_memory(m, line[0]):
             t_ns += m.costs.prefetch_ns
             line_fill(m, cpu, t_ns)
             line[0] = (t_ns << CPU_BITS) | (cpu + 1)
@@ -65,9 +71,21 @@ cdef inline int spin_account(int lock_class) noexcept nogil:
     return ACC_PTL_SPIN if lock_class == LK_PTL else ACC_OTHER_SPIN
 
 
+cdef inline int64_t lruvec_line(Mach *m, int cpu, int owner, int64_t t_ns) noexcept nogil:
+    """Whoever takes lru_lock from another cpu next needs the line before it: struct lruvec begins with the list
+    heads, and its sizes follow the lock; the last holder has written them."""
+    if owner < 0 or owner == cpu:
+        return t_ns
+    m.clock.transfers += 1
+    t_ns += latency(m, owner, cpu)
+    account(m, cpu, t_ns, ACC_LOCK_LINE)
+    return t_ns
+
+
 cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
     cdef SpinLock *lock = &m.spins[r.wait_class][r.wait_obj]
-    cdef bint bounced = line_owner(lock.line) != cpu
+    cdef int owner = line_owner(lock.line)
+    cdef bint bounced = owner != cpu
     cdef int64_t got_ns
     r.spin_depth += 1
     got_ns = queued_spin_lock(m, lock, &lock.line, cpu, t_ns)
@@ -78,6 +96,8 @@ cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexce
     lock.held_ns = got_ns
     stat_acquired(m, r.wait_class, 1, bounced, False, 0)
     account(m, cpu, got_ns, ACC_LOCK_LINE)
+    if r.wait_class == LK_LRU:
+        got_ns = lruvec_line(m, cpu, owner, got_ns)
     return got_ns
 
 
@@ -86,6 +106,8 @@ cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noe
     m.spins[r.wait_class][r.wait_obj].held_ns = t_ns
     stat_acquired(m, r.wait_class, 1, True, True, t_ns - r.wait_ns)
     account(m, cpu, t_ns, spin_account(r.wait_class))
+    if r.wait_class == LK_LRU:
+        t_ns = lruvec_line(m, cpu, m.cpus[cpu].granted_by, t_ns)
     return t_ns
 
 
@@ -150,7 +172,14 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
     if req == REQ_SPIN_UNLOCK:
         return spin_unlock(m, cpu, r, t_ns)
     r.wait_write = req != REQ_DOWN_READ and req != REQ_UP_READ and req != REQ_DOWN_READ_TRYLOCK
-    if req == REQ_UP_READ:
+    if m.traits.rwsem_bias | m.traits.i_mmap_split and req != REQ_SPIN_LOCK and req != REQ_LOCK_PAGE \
+            and req != REQ_UNLOCK_PAGE:
+        if req == REQ_DOWN_READ or req == REQ_DOWN_WRITE or req == REQ_DOWN_READ_TRYLOCK:
+            r.waiting = 1
+            r.wait_ns = t_ns
+            r.contended = 0
+        end_ns = whatif_request(m, cpu, task, req, t_ns)
+    elif req == REQ_UP_READ:
         end_ns = up_read(m, cpu, task, t_ns)
     elif req == REQ_UP_WRITE:
         end_ns = up_write(m, cpu, task, t_ns)
@@ -202,14 +231,22 @@ cdef void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
             cpu_at(m, cpu, end_ns)
             return
     elif phase == PH_SPIN:
-        spin_granted(m, cpu, r, t_ns)
+        end_ns = spin_granted(m, cpu, r, t_ns)
+        if end_ns > t_ns:
+            r.phase = PH_STEP
+            cpu_at(m, cpu, end_ns)
+            return
     elif phase == PH_DELAY:
         account(m, cpu, t_ns, ACC_WORK)
         if delay(m, cpu, r, t_ns) == WAIT:
             return
     elif phase != PH_STEP:
-        end_ns = pagelock_event(m, cpu, task, t_ns) if phase >= PH_PAGE_SECTION \
-            else rwsem_event(m, cpu, task, t_ns)
+        if phase >= PH_PAGE_SECTION:
+            end_ns = pagelock_event(m, cpu, task, t_ns)
+        elif m.traits.rwsem_bias | m.traits.i_mmap_split:
+            end_ns = whatif_event(m, cpu, task, t_ns)
+        else:
+            end_ns = rwsem_event(m, cpu, task, t_ns)
         if end_ns == WAIT:
             return
         account(m, cpu, end_ns, ACC_LOCK_LINE)

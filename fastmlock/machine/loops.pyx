@@ -13,12 +13,13 @@ _CLASSES = {"lock": (LK_TEST_SPIN, LK_PAGE, LK_LRU, LK_PTL), "rwsem": (LK_TEST_R
 
 
 def start_loop(WorldHandle world not None, int task, str kind, *, int64_t rounds, int64_t think_ns,
-               int64_t hold_ns, bint exponential=False, int obj=0, lock_class=None, int read_percent=0,
+               int64_t hold_ns, bint exponential=False, bint constant_hold=False, int obj=0, lock_class=None, int read_percent=0,
                int64_t seed=0, cpu=None):
     """Starts a lock loop on an idle task.
 
     kind : "lock" (a spinlock or page lock), "rwsem" or "two_locks"
     think_ns, hold_ns : means, ns; constant or exponential times
+    constant_hold : exponential means the think time only ("lock" loops)
     lock_class : LockClass number; default LK_TEST_SPIN or LK_TEST_RWSEM
     read_percent : share of rounds that read, rwsem only
     cpu : where the task runs; default: where it is
@@ -39,7 +40,7 @@ def start_loop(WorldHandle world not None, int task, str kind, *, int64_t rounds
     if cpu is not None:
         world.w.tasks[task].cpu = cpu
     flow_start(world.w, task, _FLOWS[kind], rounds, think_ns, hold_ns,
-               <int64_t> obj | <int64_t> lock_class << 24 | <int64_t> exponential << 28
+               <int64_t> obj | <int64_t> lock_class << 24 | <int64_t> exponential << 28 | <int64_t> constant_hold << 29
                | <int64_t> read_percent << 32 | seed << 40)
 
 

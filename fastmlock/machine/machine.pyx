@@ -47,13 +47,17 @@ ACCOUNT_DTYPE = np.dtype([(name, np.int64) for name in ACCOUNTS])
 
 #: the locks of 5.17; other kernels and what-ifs change single entries
 LOCK_TRAITS = {"rwsem_handoff": 1, "rwsem_handoff_setter": 0, "rwsem_steal": 1, "rwsem_spin": 1,
-               "rwsem_reader_spin": 0, "rwsem_wake_readers": 256, "page_unfairness": 5}
+               "rwsem_reader_spin": 0, "rwsem_wake_readers": 256, "rwsem_spin_readers": 1, "rwsem_wake_skip": 1,
+               "rwsem_bias": 0, "i_mmap_split": 0, "spin_kind": 0, "page_unfairness": 5}
 
 
 def lock_traits(int release):
     """The locks of a release, given as major * 100 + minor: readers spin through 5.10; handoff binds only if
     the first waiter set it from 6.1 on."""
-    return dict(LOCK_TRAITS, rwsem_reader_spin=int(502 <= release <= 510), rwsem_steal=int(release > 510),
+    before = release < 502
+    return dict(LOCK_TRAITS, rwsem_spin_readers=int(not before), rwsem_wake_skip=int(not before),
+                rwsem_handoff=int(not before), rwsem_wake_readers=1 << 30 if before else 256,
+                rwsem_reader_spin=int(502 <= release <= 510), rwsem_steal=int(release > 510),
                 rwsem_handoff_setter=int(release >= 601))
 
 # array -> (class, record, pool of the world that it runs along with)
@@ -100,6 +104,9 @@ cdef class Machine:
         if unknown:
             raise ValueError(f"unknown lock traits: {', '.join(unknown)}")
         self.traits.update(traits or {})
+        if self.traits["rwsem_bias"] and self.traits["i_mmap_split"]:
+            raise ValueError("an i_mmap_rwsem split per node cannot be biased towards readers as well")
+        self.m.traits.i_mmap_split = self.traits["i_mmap_split"]
         self.m.w = world.w
         self.m.nr_cpus = topology.cpus
         self.m.nr_nodes = topology.nodes
@@ -143,6 +150,8 @@ cdef class Machine:
         a, w = self.arrays, self.world.arrays
         wanted = {"lines": len(w["pages"]), "tasks": len(w["tasks"])}
         wanted.update({name: len(w[pool]) for name, (_, _, pool) in _LOCKS.items() if pool})
+        if self.m.traits.i_mmap_split:
+            wanted["i_mmap_rwsems"] *= self.m.nr_nodes
         moved = False
         for name, size in wanted.items():
             if len(a[name]) < size:
@@ -306,7 +315,7 @@ cdef class Machine:
             r = &self.m.tasks[self.m.cpus[cpu].curr - 1]
             if r.phase == PH_SPIN:
                 out[cpu] = {LK_LRU: ACC_LRU_SPIN, LK_PTL: ACC_PTL_SPIN}.get(r.wait_class, ACC_OTHER_SPIN)
-            elif PH_RW_SECTION <= r.phase <= PH_RW_HANDOFF:
+            elif PH_RW_REVOKE <= r.phase <= PH_RW_HANDOFF:
                 out[cpu] = (ACC_I_MMAP_READ_SPIN if r.wait_class == LK_I_MMAP else ACC_RWSEM_READ_SPIN) \
                     + 2 * r.wait_write
             elif r.phase >= PH_PAGE_SECTION:

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t
 from fastmlock.machine.core cimport cpu_at
-from fastmlock.machine.types cimport CPU_BITS, Mach, RwSem
+from fastmlock.machine.types cimport (ACC_I_MMAP_READ_SPIN, ACC_RWSEM_READ_SPIN, CPU_BITS, Mach, RwSem, TaskRec)
+from fastmlock.state.types cimport LK_I_MMAP
 
 # the count word
 cdef enum:
@@ -38,3 +39,15 @@ cdef inline void rwsem_kick(Mach *m, RwSem *sem, int64_t t_ns) noexcept nogil:
         kick_cpu(m, sem.spinner - 1, t_ns)
     if sem.handoff_spinner:
         kick_cpu(m, sem.handoff_spinner - 1, t_ns)
+
+
+cdef inline int spin_state(TaskRec *r) noexcept nogil:
+    return (ACC_I_MMAP_READ_SPIN if r.wait_class == LK_I_MMAP else ACC_RWSEM_READ_SPIN) + 2 * r.wait_write
+
+
+cdef inline void set_reader_owned(Mach *m, RwSem *sem, int task, int64_t t_ns) noexcept nogil:
+    cdef bint was_reader = sem.owner_flags & READER_OWNED
+    sem.owner = task + 1
+    sem.owner_flags = READER_OWNED | (sem.owner_flags & (NONSPINNABLE | READER_NONSPINNABLE))
+    if not was_reader:
+        rwsem_kick(m, sem, t_ns)

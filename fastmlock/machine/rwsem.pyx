@@ -17,7 +17,8 @@ up on readers stop both kinds from spinning.
 from libc.stdint cimport INT64_MAX, int16_t, int64_t
 from fastmlock.machine.core cimport (account, cpu_at, cpu_park, latency, line_owner, line_rmw,
                                      stat_acquired, stat_released)
-from fastmlock.machine.sched cimport need_resched, resched_at, sched_sleep, wake_up
+from fastmlock.machine.rwsem_wake cimport WAKE_ANY, WAKE_READ_OWNED, WAKE_READERS, mark_wake, wake_up_q
+from fastmlock.machine.sched cimport need_resched, resched_at, sched_sleep
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport (ACC_I_MMAP_READ_SPIN, ACC_LOCK_LINE, ACC_RWSEM_READ_SPIN, ACC_SWITCH,
                                       PH_RW_BLOCK, PH_RW_HANDOFF, PH_RW_OSQ, PH_RW_SECTION, PH_RW_SPIN,
@@ -38,11 +39,6 @@ cdef enum Section:
     S_WAKE = 4
     S_DOWNGRADE = 5
 
-cdef enum WakeType:
-    WAKE_ANY = 0
-    WAKE_READERS = 1
-    WAKE_READ_OWNED = 2
-
 # what a spinner sees
 cdef enum OwnerState:
     OWNER_NULL = 0
@@ -56,10 +52,6 @@ cdef inline RwSem *sem_of(Mach *m, TaskRec *r) noexcept nogil:
     return &m.rwsems[r.wait_class][r.wait_obj]
 
 
-cdef inline int spin_state(TaskRec *r) noexcept nogil:
-    return (ACC_I_MMAP_READ_SPIN if r.wait_class == LK_I_MMAP else ACC_RWSEM_READ_SPIN) + 2 * r.wait_write
-
-
 cdef inline int64_t sem_rmw(Mach *m, RwSem *sem, int cpu, int64_t t_ns) noexcept nogil:
     """One read-modify-write of the semaphore's line, which a spinner keeps pulling over to itself."""
     cdef int spinner = sem.spinner - 1
@@ -67,14 +59,6 @@ cdef inline int64_t sem_rmw(Mach *m, RwSem *sem, int cpu, int64_t t_ns) noexcept
         t_ns = t_ns + latency(m, spinner, cpu)
         m.clock.transfers += 1
     return line_rmw(m, &sem.line, cpu, t_ns, 1, -1)
-
-
-cdef inline void set_reader_owned(Mach *m, RwSem *sem, int task, int64_t t_ns) noexcept nogil:
-    cdef bint was_reader = sem.owner_flags & READER_OWNED
-    sem.owner = task + 1
-    sem.owner_flags = READER_OWNED | (sem.owner_flags & (NONSPINNABLE | READER_NONSPINNABLE))
-    if not was_reader:
-        rwsem_kick(m, sem, t_ns)
 
 
 cdef inline void clear_nonspinnable(RwSem *sem) noexcept nogil:
@@ -111,76 +95,6 @@ cdef void write_dropped(Mach *m, TaskRec *r) noexcept nogil:
             r.nr_write_held -= 1
             r.write_held[i] = r.write_held[r.nr_write_held]
             return
-
-
-# ---- waking ----------------------------------------------------------------------------------------
-cdef int mark_wake(Mach *m, RwSem *sem, int kind, int64_t *t_ns) noexcept nogil:
-    """rwsem_mark_wake(), under the wait_lock: grants readers; returns the first task to be woken (+ 1),
-    the others linked by wake_next. `t_ns` advances by what it costs."""
-    cdef int task, nxt, first = 0, last = 0, woken = 0
-    cdef int64_t count, adjustment = 0
-    cdef TaskRec *w = &m.tasks[sem.head - 1]
-    if w.wait_write:
-        if kind != WAKE_ANY:
-            return 0
-        w.wake_next = 0
-        return sem.head
-    if sem.count < 0:
-        return 0
-    if kind != WAKE_READ_OWNED:
-        # grant the first one before the others are counted: a writer may have stolen the lock
-        adjustment = READER_BIAS
-        count = sem.count
-        t_ns[0] += m.costs.atomic_ns
-        if count & WRITER_LOCKED:
-            if m.traits.rwsem_handoff and t_ns[0] > w.deadline_ns:
-                sem.count |= FLAG_HANDOFF
-                w.handoff_set = 1
-            t_ns[0] += m.costs.atomic_ns
-            return 0
-        sem.count += adjustment
-        set_reader_owned(m, sem, sem.head - 1, t_ns[0])
-    task = sem.head - 1
-    while task >= 0 and woken < m.traits.rwsem_wake_readers:
-        w = &m.tasks[task]
-        nxt = w.wait_next - 1
-        if w.wait_write:
-            t_ns[0] += m.costs.rwsem_scan_ns
-        else:
-            woken += 1
-            wait_del(m, &sem.head, &sem.tail, task)
-            w.wake_next = 0
-            if last:
-                m.tasks[last - 1].wake_next = task + 1
-            else:
-                first = task + 1
-            last = task + 1
-            t_ns[0] += m.costs.rwsem_grant_ns
-            w.granted = 1
-            w.ready_ns = t_ns[0]
-        task = nxt
-    adjustment = woken * READER_BIAS - adjustment
-    if not sem.head:
-        adjustment -= FLAG_WAITERS
-    if (not sem.head or woken) and sem.count & FLAG_HANDOFF:
-        adjustment -= FLAG_HANDOFF
-        rwsem_kick(m, sem, t_ns[0])
-    sem.count += adjustment
-    t_ns[0] += m.costs.atomic_ns
-    return first
-
-
-cdef int64_t wake_up_q(Mach *m, int first, int cpu, int64_t t_ns) noexcept nogil:
-    """wake_up_q(): wakes the marked tasks one after another; returns when the waker goes on."""
-    cdef int nxt
-    if first:
-        account(m, cpu, t_ns, spin_state(&m.tasks[m.cpus[cpu].curr - 1]))
-    while first:
-        nxt = m.tasks[first - 1].wake_next
-        t_ns = wake_up(m, first - 1, t_ns)
-        first = nxt
-    account(m, cpu, t_ns, ACC_SWITCH)
-    return t_ns
 
 
 # ---- sections under the wait_lock ------------------------------------------------------------------
@@ -357,7 +271,9 @@ cdef int64_t handoff_spin(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) 
 cdef bint can_spin_on_owner(Mach *m, RwSem *sem, int cpu, int forbids, int64_t t_ns) noexcept nogil:
     if not m.traits.rwsem_spin or need_resched(m, cpu, t_ns) or sem.owner_flags & forbids:
         return False
-    return not sem.owner or sem.owner_flags & READER_OWNED or owner_on_cpu(m, sem)
+    if sem.owner_flags & READER_OWNED:
+        return m.traits.rwsem_spin_readers
+    return not sem.owner or owner_on_cpu(m, sem)
 
 
 cdef int64_t osq_lock(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) noexcept nogil:
@@ -449,7 +365,9 @@ cdef int64_t spin(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) noexcept
     cdef bint stop = state == OWNER_NONSPINNABLE
     cdef bint timed = state == OWNER_READER and r.wait_write
     account(m, cpu, t_ns, spin_state(r))
-    if state == OWNER_WRITER:
+    if timed and not m.traits.rwsem_spin_readers:
+        stop = True
+    elif state == OWNER_WRITER:
         stop = need_resched(m, cpu, t_ns) or not owner_on_cpu(m, sem)
     elif not stop:
         if spin_try(m, sem, task):

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The queued spinlock (specification 6.2): locked byte, pending bit, MCS queue; strictly FIFO.
+"""The queued spinlock (specification 6.2): locked byte, pending bit, MCS queue; strictly FIFO. And others to
+compare it with (spinlock_kinds), by the trait spin_kind.
 
 The first comer takes the word with one compare-exchange. The second sets the pending bit and spins on the
 word. Everybody after queues on a node of his own cpu and spins there; only the head of that queue spins on
@@ -11,7 +12,8 @@ node and then fetches the word; if the lock is released before that, the hand-ov
 """
 from libc.stdint cimport int64_t
 from fastmlock.machine.core cimport cpu_at, cpu_park, latency, line_rmw
-from fastmlock.machine.types cimport CPU_BITS, WAIT, Line, Mach, SpinLock
+from fastmlock.machine.spinlock_kinds cimport cna_successor, unordered_lock, unordered_unlock
+from fastmlock.machine.types cimport CPU_BITS, SPIN_CNA, SPIN_QUEUED, WAIT, Line, Mach, SpinLock
 
 
 cdef int64_t queued_spin_lock(Mach *m, SpinLock *lock, Line *line, int cpu, int64_t t_ns) noexcept nogil:
@@ -25,6 +27,8 @@ cdef int64_t queued_spin_lock(Mach *m, SpinLock *lock, Line *line, int cpu, int6
     if not (lock.locked or lock.pending or lock.tail):
         lock.locked = <short> (cpu + 1)
         return t_ns
+    if m.traits.spin_kind != SPIN_QUEUED and m.traits.spin_kind != SPIN_CNA:
+        return unordered_lock(m, lock, cpu, t_ns)
     t_ns = line_rmw(m, line, cpu, t_ns, 1, -1)
     if not (lock.pending or lock.tail):
         lock.pending = <short> (cpu + 1)
@@ -55,6 +59,8 @@ cdef int64_t queued_spin_unlock(Mach *m, SpinLock *lock, Line *line, int cpu, in
         lock.locked = 0
         line_rmw(m, line, cpu, t_ns, 0, -1)
         return t_ns + m.costs.store_ns
+    if m.traits.spin_kind != SPIN_QUEUED and m.traits.spin_kind != SPIN_CNA:
+        return unordered_unlock(m, lock, line, cpu, t_ns)
     if busy_ns > seen_ns:
         seen_ns = busy_ns
     seen_ns += 2 * latency(m, nxt, cpu)
@@ -67,11 +73,14 @@ cdef int64_t queued_spin_unlock(Mach *m, SpinLock *lock, Line *line, int cpu, in
         lock.pending = 0
     else:
         after = m.cpus[nxt].mcs_next
+        if after and m.traits.spin_kind == SPIN_CNA:
+            after = cna_successor(m, lock, nxt, after, seen_ns)
         lock.head = <short> after
         if after:
             m.cpus[after - 1].ready_ns = seen_ns + 2 * latency(m, nxt, after - 1)
         else:
             lock.tail = 0
     line[0] = (seen_ns << CPU_BITS) | (nxt + 1)
+    m.cpus[nxt].granted_by = cpu
     cpu_at(m, nxt, seen_ns)
     return t_ns + m.costs.store_ns

@@ -26,6 +26,10 @@ class TopologyError(ValueError):
     """A machine that cannot be; the text is one line and says why."""
 
 
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Topology:
     """A machine: its shape and its latencies, all in ns.
@@ -89,13 +93,24 @@ class Topology:
 
     @classmethod
     def load(cls, path: str | Path, *, cpus: int | None = None, nodes: int | None = None) -> Topology:
-        """A machine from a TOML file of the form of the presets."""
+        """A machine from a TOML file of the form of the presets, a core-to-core CSV, or the output of `lscpu -p`;
+        "/sys" is the running machine (see `topology_files`)."""
+        from fastmlock.machine import topology_files
+
+        if str(path).rstrip("/") == "/sys":
+            return topology_files.from_sysfs(path).scaled(cpus=cpus, nodes=nodes)
         path = Path(path)
         try:
             text = path.read_text()
         except OSError as error:
             raise TopologyError(f"{path}: {error.strerror}") from None
-        return cls._from_toml(text, str(path)).scaled(cpus=cpus, nodes=nodes)
+        if path.suffix == ".csv":
+            made = topology_files.from_core_to_core(text, str(path))
+        elif text.startswith("# The following is the parsable format"):
+            made = topology_files.from_lscpu(text, str(path))
+        else:
+            made = cls._from_toml(text, str(path))
+        return made.scaled(cpus=cpus, nodes=nodes)
 
     @classmethod
     def _from_toml(cls, text: str, where: str) -> Topology:
@@ -127,7 +142,7 @@ class Topology:
         if cpus is None and nodes is None:
             return self
         if cpus is None:
-            cpus = max(1, self.cpus * nodes // self.nodes)
+            cpus = max(1, self.cpus * (nodes or 1) // self.nodes)
         if cpus < 1:
             raise TopologyError(f"{cpus} CPUs: at least 1 is needed")
         cores = self.cores_per_node
@@ -138,7 +153,7 @@ class Topology:
             if nodes > self.nodes:
                 nodes = -(-nodes // self.nodes_per_socket) * self.nodes_per_socket
         elif nodes >= 1:
-            cores = max(cores, -(-(-(-cpus // nodes)) // self.threads_per_core))
+            cores = max(cores, ceil_div(ceil_div(cpus, nodes), self.threads_per_core))
         return replace(self, cpus=cpus, nodes=nodes, cores_per_node=cores)
 
     # ---- its shape
@@ -150,7 +165,7 @@ class Topology:
         return min(self.cores_per_node, -(-self.cpus // self.nodes))
 
     def _threads(self) -> int:
-        return -(-(-(-self.cpus // self.nodes)) // self.cores_per_node)
+        return ceil_div(ceil_div(self.cpus, self.nodes), self.cores_per_node)
 
     def _cluster_size(self) -> int:
         return min(self.cores_per_cluster, self._cores()) or min(self._cores(), 1 << _CLUSTER - _CORE)

@@ -57,6 +57,7 @@ cdef enum Phase:
     PH_REQ = 1                  # perform its request
     PH_SPIN = 2                 # a spinlock was granted
     PH_DELAY = 3                # plain work, may be preempted
+    PH_RW_REVOKE = 4            # a writer waits until readers that took no count have left
     PH_RW_SECTION = 5           # the rwsem's wait_lock was granted
     PH_RW_BLOCK = 6             # about to sleep on a rwsem, or woken from it
     PH_RW_OSQ = 7               # queued behind another spinner
@@ -77,6 +78,7 @@ cdef struct Cpu:
     int64_t evicted_ns          # its cache keeps no line that it used last before then
     int64_t epochs[16]          # when it had brought in each 16th of its cache's lines
     int64_t last_page           # the page it touched last
+    int64_t local_ns            # CNA: since when its lock has stayed on its node
     int32_t epoch
     int32_t fills               # lines brought in since the last epoch began
     int32_t curr                # task + 1
@@ -85,6 +87,8 @@ cdef struct Cpu:
     int32_t nr_queued
     int32_t park_state          # Account: what the time until the next event is charged to
     int32_t idle_state          # Account: what it waits for when it has nothing to run
+    int32_t granted_by          # cpu that handed it the spinlock it holds
+    int32_t spare
     int16_t mcs_next
     int16_t osq_next
     int16_t osq_prev
@@ -120,6 +124,8 @@ cdef struct TaskRec:
     int32_t biased              # a reader whose bias is in the count
     int32_t saw_nonspinnable
     int32_t nr_write_held
+    int32_t fast_held           # classes, as bits, whose rwsem it reads without having counted itself
+    int32_t split               # locks of the nodes that it has taken or given back so far
     int64_t held_ns[8]          # since when it holds a lock of each class
     int64_t write_held[6]       # rwsems held for writing: class << 32 | object
     int64_t start_ns
@@ -136,7 +142,7 @@ cdef struct SpinLock:
     int16_t head                # head of the MCS queue
     int16_t tail                # its tail
 
-# struct rw_semaphore: one cache line, 64 bytes.
+# struct rw_semaphore: one cache line of 64 bytes; what follows wait_lock belongs to the what-ifs.
 cdef struct RwSem:
     Line line
     int64_t count
@@ -147,8 +153,11 @@ cdef struct RwSem:
     int16_t osq_tail
     int16_t spinner             # head of the OSQ
     int16_t handoff_spinner
-    int16_t spare
+    int16_t unbiased            # readers must count themselves
     SpinLock wait_lock
+    int64_t inhibit_ns          # no bias towards readers before then
+    int32_t fast                # readers inside that took no count
+    int32_t revoker             # the writer that waits for them, task
 
 cdef struct WaitQueue:
     SpinLock lock
@@ -203,12 +212,27 @@ cdef struct Costs:
     int64_t rwsem_timeout_ns
     int64_t rwsem_spin_base_ns
     int64_t rwsem_spin_reader_ns
+    int64_t bias_inhibit_factor_ns
+    int64_t bias_scan_ns
+    int64_t percpu_sync_ns
+    int64_t cna_threshold_ns
     int64_t page_slow_ns
     int64_t page_queue_ns
     int64_t watchdog_sample_ns
     int64_t soft_lockup_ns
     int64_t hung_task_ns
     int64_t rcu_stall_ns
+
+cdef enum SpinKind:
+    SPIN_QUEUED = 0
+    SPIN_TICKET = 1
+    SPIN_TAS = 2
+    SPIN_CNA = 3
+
+cdef enum RwBias:
+    BIAS_NONE = 0
+    BIAS_BRAVO = 1
+    BIAS_PERCPU = 2
 
 # how the locks of a kernel, or of a what-if, behave
 cdef struct LockTraits:
@@ -218,6 +242,11 @@ cdef struct LockTraits:
     int32_t rwsem_spin              # writers spin before they queue
     int32_t rwsem_reader_spin       # readers too, instead of joining past the queue (5.2 to 5.10)
     int32_t rwsem_wake_readers      # readers granted by one wake
+    int32_t rwsem_spin_readers      # writers that spin also wait a while for readers (not before 5.3)
+    int32_t rwsem_wake_skip         # a wake of readers passes over writers between them (not before 5.3)
+    int32_t rwsem_bias              # RwBias: readers that take no count
+    int32_t i_mmap_split            # one i_mmap_rwsem per node: writers take theirs, readers all
+    int32_t spin_kind               # SpinKind
     int32_t page_unfairness         # retries before the page lock is handed over
 
 # the few scalars that change

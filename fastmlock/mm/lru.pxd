@@ -57,6 +57,7 @@ cdef inline void del_page_from_lru_list(World *w, int cpu, uint32_t page) noexce
     cdef Lruvec *lv = &w.lruvecs[p.lruvec]
     cdef int n = 1 << p.order
     lv.nr[lru] -= n
+    vm_bug_on(w, lv.nr[lru] < 0, BUG_LRU)
     mod_state(w, cpu, lru, -n)
     if lru == LRU_UNEVICTABLE and w.tr.p06:
         p.lru_prev = 0              # the count is lost with the linkage word
@@ -92,6 +93,7 @@ cdef inline bint pvec_add(World *w, int cpu, int kind, uint32_t page, int entry)
     """Queues a page on a batch of this cpu with a reference; true if the batch must be processed now."""
     cdef PageVec *pv = cpu_pvec(w, cpu, kind)
     get_page(w, page)
+    vm_bug_on(w, pv.nr >= PVEC_MAX, BUG_PVEC)
     pv.page[pv.nr] = page
     pv.kind[pv.nr] = <uint8_t>entry
     pv.nr += 1
@@ -111,3 +113,6 @@ cdef bint mark_page_accessed(World *w, int cpu, uint32_t page) noexcept nogil
 # needed; `commit` does what is done under it.
 cdef bint pvec_prepare(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil
 cdef void pvec_commit(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil
+
+# a page reaches its list, under the lruvec lock
+cdef void lru_add_fn(World *w, int cpu, uint32_t page) noexcept nogil

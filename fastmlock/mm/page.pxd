@@ -1,11 +1,13 @@
 # struct page: flags, references, allocation. (include/linux/page-flags.h, mm/page_alloc.c)
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from fastmlock.state.debug cimport *
 from fastmlock.state.types cimport *
 
 
 # ---- what the machine is told: a line was written, work was done
 cdef inline void touch(World *w, uint32_t page, int atomics) noexcept nogil:
     """The page's cache line is taken for writing, for `atomics` operations."""
+    vm_bug_on(w, page == 0 or page >= w.pages_used, BUG_PAGE)
     if w.timed:
         if w.nr_touch < TOUCH_MAX:
             w.touch[w.nr_touch] = (<uint64_t>page << 8) | <uint64_t>atomics
@@ -62,11 +64,13 @@ cdef inline bint page_evictable(World *w, uint32_t page) noexcept nogil:
 
 # ---- references
 cdef inline void get_page(World *w, uint32_t page) noexcept nogil:
+    vm_bug_on(w, w.pages[page].refcount <= 0, BUG_REFCOUNT)
     w.pages[page].refcount += 1
     touch(w, page, 1)
 
 
 cdef inline bint put_page_testzero(World *w, uint32_t page) noexcept nogil:
+    vm_bug_on(w, w.pages[page].refcount <= 0, BUG_REFCOUNT)
     w.pages[page].refcount -= 1
     touch(w, page, 1)
     return w.pages[page].refcount == 0
@@ -128,6 +132,7 @@ cdef inline uint32_t alloc_page(World *w, int cpu, int node, int memcg) noexcept
 cdef inline void free_page_prepare(World *w, uint32_t page) noexcept nogil:
     """The page is nobody's; the caller has taken it off the LRU and hands it to a free list next."""
     cdef Page *p = &w.pages[page]
+    vm_bug_on(w, p.mapcount != 0 or (p.flags & PG_lru) != 0, BUG_FREE)
     p.flags = PG_buddy
     p.mapping = 0
     p.mapcount = 0

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.state.types cimport *
 from fastmlock.mm.page cimport work
+from fastmlock.state.debug cimport *
 
 # a page-table entry as flows see it, whatever the leaf's form: flags, and the pfn from bit 12 up
 cdef enum Pte:
@@ -26,6 +27,7 @@ cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
     cdef Leaf *lf = &w.leaves[leaf]
     cdef uint64_t bit
     cdef int word
+    vm_bug_on(w, leaf == 0 or leaf >= w.leaves_used or i < 0 or i >= PTRS_PER_PTE, BUG_PTE)
     if lf.full:
         return w.ptes[<int64_t>lf.full * 512 + i]
     word = i >> 6
@@ -40,6 +42,7 @@ cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
 cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
     """The entry becomes none. It must not be none already."""
     cdef Leaf *lf = &w.leaves[leaf]
+    vm_bug_on(w, lf.nr_present <= 0 or i < 0 or i >= PTRS_PER_PTE, BUG_PTE)
     if lf.full:
         w.ptes[<int64_t>lf.full * 512 + i] = 0
     else:

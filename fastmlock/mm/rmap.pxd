@@ -34,6 +34,7 @@ cdef inline void page_add_file_rmap(World *w, int cpu, uint32_t page) noexcept n
 cdef inline bint page_remove_rmap(World *w, int cpu, uint32_t page) noexcept nogil:
     """One mapping less; true if it was the last."""
     cdef Page *p = &w.pages[page]
+    vm_bug_on(w, p.mapcount <= 0, BUG_MAPCOUNT)
     p.mapcount -= 1
     touch(w, page, 1)
     if p.mapcount:
@@ -48,6 +49,20 @@ cdef inline uint32_t rmap_tree(World *w, uint32_t page) noexcept nogil:
     if p.flags & PG_anon:
         return w.anon_vmas[p.mapping].tree
     return w.mappings[p.mapping].root
+
+
+cdef inline int64_t rmap_lock_class(World *w, uint32_t page) noexcept nogil:
+    return LK_ANON_VMA if w.pages[page].flags & PG_anon else LK_I_MMAP
+
+
+cdef inline int64_t rmap_lock(World *w, uint32_t page) noexcept nogil:
+    cdef Page *p = &w.pages[page]
+    return w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
+
+
+cdef inline int64_t rmap_address(World *w, uint32_t node, uint32_t page) noexcept nogil:
+    cdef Vma *v = &w.vmas[w.nodes[node].vma]
+    return v.start + (w.pages[page].index - v.pgoff)
 
 
 # anon_vma families; each false with w.error set when a pool is empty

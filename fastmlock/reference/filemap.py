@@ -64,7 +64,8 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
         if page is None or page.readahead or index >= vma.file.size or at in vma.mm.ptes:
             continue
         swap.get_page(page)
-        vma.mm.ptes[at] = Pte(page, write=vma.pte_write_default, young=True)
+        vma.mm.ptes[at] = Pte(page, write=vma.pte_write_default, young=True,
+                               dirty=k.traits.dirty_ptes and vma.pte_write_default and page.dirty)
         rmap.page_add_file_rmap(k, page, vma)
     return addr in vma.mm.ptes
 

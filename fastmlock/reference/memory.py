@@ -64,6 +64,8 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     """Read, private write (copy at once), or shared write of a file's page."""
     if not write and filemap.filemap_map_pages(k, vma, addr):
         return 0
+    if write and vma.private:
+        rmap.anon_vma_prepare(vma)          # do_cow_fault: even if there turns out to be no page
     cow_page = k.alloc_page() if write and vma.private else None        # before the file's page is looked for
     page, retry = _vma_fault(k, vma, vma.index(addr))
     if cow_page is not None and (page is None or retry):
@@ -76,7 +78,8 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
         _new_anon_page(k, vma, addr, cow_page)
         return 0
     swap.get_page(page)
-    vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write)
+    born_dirty = k.traits.dirty_ptes and vma.pte_write_default and page.dirty
+    vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write or born_dirty)
     rmap.page_add_file_rmap(k, page, vma)
     if write:
         page.dirty = True

@@ -7,6 +7,8 @@ from . import gup, mmap, rmap
 from .state import VM_DONTEXPAND, VM_LOCKED, VM_LOCKED_MASK, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, Kernel, Mm, Task, Vma
 
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+LAST_PAGE = (1 << 35) - 1
+"""One behind the last page that a process may map."""
 
 
 def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, new_addr: int) -> tuple[int, int]:
@@ -18,6 +20,8 @@ def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
         return -1, EINVAL
     if not new:
         return -1, EINVAL
+    if k.traits.mremap_checks_first and addr + old > LAST_PAGE:
+        return -1, EINVAL
     if k.traits.mremap_positive_efault and mm.lookup(addr) is None:
         return EFAULT, 0
     if k.traits.mremap_many and flags & MREMAP_FIXED and old == new:
@@ -25,6 +29,8 @@ def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
     if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
         return mremap_to(k, task, addr, old, new, flags, new_addr)
     if old >= new:
+        if addr + old > LAST_PAGE:
+            return -1, EINVAL
         if mm.lookup(addr) is None:
             return -1, EFAULT
         if old > new and (err := mmap.do_munmap(k, mm, addr + new, addr + old)):
@@ -62,17 +68,19 @@ def mremap_to(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
     """MREMAP_FIXED and MREMAP_DONTUNMAP: what lies at the destination goes first."""
     mm = task.mm
     if k.traits.mremap_checks_first:
-        vma, err = vma_to_resize(k, task, addr, old, new, flags)
+        vma, err = vma_to_resize(k, task, addr, min(old, new), new, flags)     # what a shrink cuts off may lie anywhere
         if vma is None:
             return -1, err
     if flags & MREMAP_FIXED:
-        if addr + old > new_addr and new_addr + new > addr:
+        if addr < new_addr + new and new_addr < addr + old <= LAST_PAGE:
             return -1, EINVAL
         if len(mm.vmas) + 2 >= k.max_map_count - 3:
             return -1, ENOMEM
         if err := mmap.do_munmap(k, mm, new_addr, new_addr + new):
             return -1, err
     if old > new:
+        if addr + old > LAST_PAGE:
+            return -1, EINVAL
         if err := mmap.do_munmap(k, mm, addr + new, addr + old):
             return -1, err
         old = new
@@ -114,7 +122,7 @@ def _vma_expandable(mm: Mm, vma: Vma, delta: int) -> bool:
 
 def get_unmapped_area(mm: Mm, pages: int) -> int:
     """Some free place below the regions of a scenario; the real choice depends on the whole process."""
-    top = (0x100000000000 >> 12) - 0x10000
+    top = (0x100000000000 >> 12) - 0x10001      # at the end of a 2 MiB table, like mmap_base without randomisation
     while any(v.start < top and v.end > top - pages for v in mm.vmas):
         top = min(v.start for v in mm.vmas if v.start < top and v.end > top - pages)
     return top - pages

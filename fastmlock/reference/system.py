@@ -45,6 +45,7 @@ class ReferenceSystem:
         self._tasks = {self.controller: Task(self.controller, self._controller, controller_cpu,
                                              self.traits.memlock_default)}
         self._files: list[File] = []
+        self._shared_anon: list[File] = []
         self._next_observer = 0x200000000
         self.k.cpu = controller_cpu
 
@@ -75,6 +76,7 @@ class ReferenceSystem:
         task = self._enter(pid)
         task.alive = False
         mmap.exit_mmap(self.k, task.mm)
+        self._user_mode_again()
 
     def set_cpu(self, pid: int, cpu: int) -> None:
         self._tasks[pid].cpu = cpu
@@ -115,18 +117,28 @@ class ReferenceSystem:
         backing, pgoff = (None, start) if file is None else (self._files[file], offset >> PAGE_SHIFT)
         if backing is None and shared:
             backing, pgoff = File(-1, "shmem", pages), 0
+            self._shared_anon.append(backing)
         vm_flags = mmap.calc_vm_flags(prot, shared) | (VM_NORESERVE if flags & abi.MAP_NORESERVE else 0)
         err = mmap.do_mmap(self.k, task, start, pages, vm_flags, backing, pgoff,
                            fixed=bool(flags & abi.MAP_FIXED), noreplace=bool(flags & abi.MAP_FIXED_NOREPLACE),
                            map_locked=bool(flags & abi.MAP_LOCKED), populate=bool(flags & abi.MAP_POPULATE))
+        self._user_mode_again()
         return (-1, err) if err else (addr, 0)
+
+    def _user_mode_again(self) -> None:
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
+            self._shared_anon.remove(file)
+            truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)
 
     def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
         task = self._enter(pid)
         if addr % PAGE_SIZE or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
             return -1, EINVAL
         start = addr >> PAGE_SHIFT
-        return _answer(mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length)))
+        err = mmap.do_munmap(self.k, task.mm, start, start + _pages_up(length))
+        self._user_mode_again()
+        return _answer(err)
 
     def mremap(self, pid: int, addr: int, old_len: int, new_len: int, flags: int,
                new_addr: int) -> tuple[int, int]:
@@ -135,6 +147,7 @@ class ReferenceSystem:
             return -1, EINVAL
         ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, _pages_up(old_len), _pages_up(new_len), flags,
                                     new_addr >> PAGE_SHIFT)
+        self._user_mode_again()
         if err:
             return -1, err
         return (EFAULT if ret == EFAULT else ret << PAGE_SHIFT), 0

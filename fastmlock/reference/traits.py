@@ -64,6 +64,7 @@ class Traits:
     remove_maywrite: bool = False           # 6.7: MADV_REMOVE asks whether a shared mapping may be written, not is
     mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
     merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
+    dirty_ptes: bool = False                # 6.18: a writable pte of a dirty page is born dirty
     mremap_many: bool = False               # 6.17: MREMAP_FIXED moves a range of several vmas
     mremap_checks_first: bool = False       # 6.17: mremap looks at the old vma before it unmaps anything
     child_runs_first: bool = False          # 6.6 (EEVDF): after fork the child writes before its parent
@@ -94,7 +95,7 @@ def _table() -> dict[str, Traits]:
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    populate_checks_first=True, mprotect_uncharges=True, remove_maywrite=True, child_runs_first=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
-                   mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True, write_prefaults=False)
+                   dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True, write_prefaults=False)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 
 

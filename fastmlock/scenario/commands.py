@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastmlock.explore.schedule import Turn
+
 from .system import MAP_PRIVATE, MAP_SHARED
 
 MAX_PROCESSES = 72
@@ -73,6 +75,20 @@ class Compact(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Reclaim(Command):
+    """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
+
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reap(Command):
+    """The OOM reaper takes what it may of a process, which exits later. Not the recorder's."""
+
+    victim: int
+
+
+@dataclass(frozen=True, slots=True)
 class DropCaches(Command):
     what: int
 
@@ -91,6 +107,17 @@ class Sleep(Command):
 @dataclass(frozen=True, slots=True)
 class Snap(Command):
     """Nothing but another look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race(Command):
+    """Commands that are under way at once."""
+
+    commands: tuple[Command, ...]
+    parties: tuple[str, ...]
+    """What each is called in the schedule: its process, or its verb."""
+    turns: tuple[Turn, ...]
+    """The schedule; none means each to its end in turn."""
 
 
 # ---- what processes do
@@ -237,3 +264,5 @@ class Scenario:
     name: str
     commands: tuple[Command, ...]
     processes: tuple[int, ...]
+    lines: tuple[str, ...] = ()
+    """The text, line by line, without comments."""

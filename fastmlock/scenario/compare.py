@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ COUNTERS = (
     "unevictable_pgs_stranded", "nr_mlock", "nr_unevictable",
 )
 HARD_FLAGS, SOFT_FLAGS = frozenset("LUMasTz"), frozenset("ARDSW")
+SEEN_PAGES = frozenset("fac")
 
 
 class RecordError(ValueError):
@@ -79,7 +80,8 @@ class _Look:
     state: bool
     everything: bool
     pages: bool
-    counters: bool
+    counters: Collection[str]
+    partly_seen: bool
     hard: list[str] = field(default_factory=list)
     soft: list[str] = field(default_factory=list)
     fields: int = 0
@@ -90,16 +92,24 @@ class _Look:
             self.hard.append(f"{what}: model {mine!r}, real {real!r}")
 
 
-def compare(mine: Iterable[Record], real: Sequence[Record]) -> Comparison:
-    """Compares a run with a recording, step by step. Raises `RecordError` on what is neither."""
+def compare(mine: Iterable[Record], real: Sequence[Record], *,
+            counters: bool | Collection[str] | None = None, partly_seen: bool = False) -> Comparison:
+    """Compares a run with a recording, step by step. Raises `RecordError` on what is neither.
+
+    `counters` says whether the counters were the scenario's own, or which; None: all but for the shared machine of
+    6.18. With `partly_seen` a page of which only the kind was seen (mapcount -1) is held against that alone.
+    """
     try:
-        return _compare(mine, real)
+        return _compare(mine, real, counters, partly_seen)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"not records of a scenario: {type(error).__name__}: {error}") from error
 
 
-def _compare(mine: Iterable[Record], real: Sequence[Record]) -> Comparison:
-    own_machine = not str(real[0].get("kernel", "")).startswith("6.18")
+def _compare(mine: Iterable[Record], real: Sequence[Record], counters: bool | Collection[str] | None,
+             partly_seen: bool) -> Comparison:
+    if counters is None:
+        counters = not str(real[0].get("kernel", "")).startswith("6.18")
+    names = COUNTERS if counters is True else tuple(counters or ())
     of_step = {record.get("step"): record for record in mine if record.get("step")}
     steps = equal = equal_soft = fields = unsettled_state = unsettled_counters = 0
     differing: list[StepDifference] = []
@@ -114,7 +124,7 @@ def _compare(mine: Iterable[Record], real: Sequence[Record]) -> Comparison:
         unsettled_counters += agree[1] != agree[2]
         everything = agree[1] == agree[2] and not moved
         look = _Look(state=agree[0] == agree[2], everything=everything, pages=not moved,
-                     counters=own_machine and everything)
+                     counters=names if everything else (), partly_seen=partly_seen)
         _step(look, of_step.get(record["step"]), record)
         fields += look.fields
         equal += not look.hard
@@ -138,8 +148,8 @@ def _step(look: _Look, mine: Record | None, real: Record) -> None:
         if look.pages:
             for file, runs in real.get("f", {}).items():
                 _pages(look, file, mine.get("f", {}).get(file, []), runs)
-    if look.counters:
-        for name in COUNTERS:
+    for name in COUNTERS:
+        if name in look.counters:
             look.same(name, mine.get("dvs", {}).get(name, 0), real.get("dvs", {}).get(name, 0))
 
 
@@ -173,6 +183,9 @@ def _pages(look: _Look, where: str, mine: Sequence[Any], real: Sequence[Any]) ->
         page = got.get(index)
         if page is None:
             hard.append((index, f"missing, real {_shown(want[index])}"))
+        elif look.partly_seen and mapcount < 0 and kind in SEEN_PAGES:
+            if page[0] != kind:
+                hard.append((index, f"model {page[0]}, real {kind}"))
         elif (page[0] != kind or page[1] != mapcount or (count >= 0 and page[3] != count)
               or HARD_FLAGS & set(page[2]) != HARD_FLAGS & set(flags)):
             hard.append((index, f"model {_shown(page)}, real {_shown(want[index])}"))

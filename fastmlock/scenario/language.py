@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 
 from . import commands as c
+from . import races
 from .commands import Command, Scenario
 from .system import (
     MAP_LOCKED, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
@@ -121,6 +122,17 @@ def _file_range(verb: str) -> _Parser:
     return parse
 
 
+def _reclaim(at: At, words: Words, known: _Known) -> Command:
+    return c.Reclaim(*at, words.number("the number of pages", 0, c.MAX_PAGES))
+
+
+def _reap(at: At, words: Words, known: _Known) -> Command:
+    victims = processes(words.take("the process"))
+    if len(victims) != 1:
+        raise words.wrong("the reaper takes one process at a time")
+    return c.Reap(*at, victims.start)
+
+
 def _drop_caches(at: At, words: Words, known: _Known) -> Command:
     return c.DropCaches(*at, words.number("what to drop", 0, 7))
 
@@ -131,6 +143,10 @@ def _sysctl(at: At, words: Words, known: _Known) -> Command:
 
 def _sleep(at: At, words: Words, known: _Known) -> Command:
     return c.Sleep(*at, words.number("the time in ms", 0, INT_MAX))
+
+
+def _race(at: At, words: Words, known: _Known) -> Command:
+    return races.parse(at, words, lambda text, part: _command(at[0], text, part, known))
 
 
 # ---- commands of processes
@@ -259,10 +275,13 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "fread": ("fread F OFF N", _file_range("fread")),
     "drain": ("drain", lambda at, *_: c.Drain(*at)),
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
+    "reclaim": ("reclaim N", _reclaim),
+    "reap": ("reap pJ", _reap),
     "dropcaches": ("dropcaches N", _drop_caches),
     "sysctl": ("sysctl PATH VALUE", _sysctl),
     "sleep": ("sleep MS", _sleep),
     "snap": ("snap", lambda at, *_: c.Snap(*at)),
+    "race": (races.USAGE, _race),
 }
 PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [at=R2+K]", _mmap),
@@ -299,7 +318,8 @@ def _started(lines: list[list[str]]) -> set[int]:
     """The processes that exist at the start: those named, less those that a fork makes."""
     needed: set[int] = set()
     forked: set[int] = set()
-    for words in lines:
+    alone = [part for words in lines for part in (races.split(words[1:])[0] if words[:1] == ["race"] else [words])]
+    for words in alone:
         if not words:
             continue
         try:
@@ -315,7 +335,7 @@ def _started(lines: list[list[str]]) -> set[int]:
 
 
 def _command(line: int, text: str, words: list[str], known: _Known) -> Command | None:
-    if len(words) > c.MAX_WORDS:
+    if len(words) > c.MAX_WORDS and words[0] != "race":
         raise Wrong(f"{len(words)} words", f"a command has at most {c.MAX_WORDS}")
     verb = words[0]
     if verb == "procs":
@@ -383,7 +403,7 @@ def parse(text: str | bytes, file: str = "<scenario>") -> Scenario:
             raise ScenarioError(file, at, wrong.problem, wrong.remedy) from None
         if command is not None:
             commands.append(command)
-    return Scenario(file, tuple(commands), tuple(sorted(started)))
+    return Scenario(file, tuple(commands), tuple(sorted(started)), tuple(lines))
 
 
 def load(path: str | os.PathLike[str]) -> Scenario:

@@ -80,10 +80,10 @@ def changes(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
 
 
 class Observer:
-    """Looks at one system. `files` is the runner's list, shared with it."""
+    """Looks at one system. `files` is the runner's list, shared with it; `forget_lost` as in `run`."""
 
-    def __init__(self, system: SystemUnderTest, files: list[File]) -> None:
-        self.system, self.files = system, files
+    def __init__(self, system: SystemUnderTest, files: list[File], *, forget_lost: bool = False) -> None:
+        self.system, self.files, self.forget_lost = system, files, forget_lost
         self.shows_lf = bool(getattr(system, "smaps_shows_lf", True))
 
     def look(self, processes: Iterable[tuple[int, int, list[Region]]]) -> dict[str, object]:
@@ -139,6 +139,8 @@ class Observer:
         length = self.system.file_pages(file.id)
         for index in range(max(file.pages, 1)):
             if index >= length or not self.system.cached(file.id, index):
+                if self.forget_lost:
+                    file.seen.pop(index, None)
                 yield "x", -1, "", -1
             elif not file.seen.get(index):
                 yield "?", -1, "", -1

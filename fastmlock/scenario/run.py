@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import commands as c
+from . import races
 from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
@@ -61,17 +62,19 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        stack: Stack = STACKS[0], real: Sequence[Record] = (),
+        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = (),
         watch: Callable[[Runner], None] | None = None) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them;
-    `real` are the records whose printing filled its buffers, if not those of this run. `watch` is called
-    after each step. Raises `ScenarioError` where a command needs a region
-    that was never mapped, `NotSupported` where the system has no such path.
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real` are
+    the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file by the
+    pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left the cache
+    is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called after each
+    step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where the system
+    has no such path.
     """
-    runner = Runner(scenario, system, image=image, stack=stack)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
     printed = {record["step"]: record for record in real}
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
@@ -97,14 +100,14 @@ class Runner:
     """Carries out the commands of one scenario on one system."""
 
     def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
-                 stack: Stack = STACKS[0]) -> None:
+                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
         self.controller_cpu = int(getattr(system, "controller_cpu", 1))
         self.processes = [_Process() for _ in range(c.MAX_PROCESSES)]
         self.files: list[File] = []
-        self.observer = Observer(system, self.files)
+        self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
         self.image: Image | None = None
         if image and isinstance(system, Host):
@@ -330,6 +333,20 @@ def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region:
     return system.move_pages(pid, _address(region, command.offset))
 
 
+def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
+    reclaim = getattr(runner.system, "reclaim", None)
+    if reclaim is None:
+        raise NotSupported("reclaim on this system")
+    return Reply(*reclaim(command.pages))
+
+
+def _reap(runner: Runner, command: c.Reap) -> Reply:
+    reap, pid = getattr(runner.system, "reap", None), runner.processes[command.victim].pid
+    if reap is None:
+        raise NotSupported("reap on this system")
+    return DEAD if pid is None else Reply(*reap(pid))
+
+
 def _file_range(runner: Runner, command: c.FileRange) -> Reply:
     system, file = runner.system, runner.file_id(command.file)
     if command.verb == "punch":
@@ -366,8 +383,11 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.FileRange: _file_range,
     c.Drain: lambda runner, command: runner.drain(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
+    c.Reclaim: lambda runner, command: _reclaim(runner, command),
+    c.Reap: lambda runner, command: _reap(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),
     c.Snap: lambda runner, command: Reply(),
+    c.Race: races.run,
 }

@@ -1,12 +1,14 @@
 """What a system under test must offer so that a scenario can be run on it.
 
 Three things speak this protocol: the compiled model (`fastmlock.system.System`), the plain Python
-reference (`fastmlock.reference.ReferenceSystem`), and, later, the live kernel. System calls take byte
-addresses and lengths as the real ones do and answer ``(ret, errno)``: `ret` is -1 on failure and
+reference (`fastmlock.reference.ReferenceSystem`), and the running kernel (`fastmlock.live.LiveSystem`). System
+calls take byte addresses and lengths as the real ones do and answer ``(ret, errno)``: `ret` is -1 on failure and
 `errno` a value of the `errno` module, 0 on success.
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 PAGE_SIZE = 4096
@@ -107,3 +109,34 @@ class SystemUnderTest(Protocol):
     def cached(self, file: int, index: int) -> int:
         """pfn of the page in the page cache, 0 if there is none."""
         ...
+
+
+class RacingSystem(SystemUnderTest, Protocol):
+    """A system whose calls can be begun without being run, so that several are under way at once."""
+
+    def defer(self) -> None: ...
+    def begun(self) -> list[int]: ...
+    def deferred_tasks(self) -> list[int]: ...
+    def answer(self, task: int) -> tuple[int, int, int]:
+        """(ret, errno, signal) of the task's last call."""
+        ...
+
+    def check(self) -> None:
+        """Raises what kept the last run from going on."""
+        ...
+
+
+Maker = Callable[[], SystemUnderTest]
+"""Makes a fresh system; `opened` closes it after use if it can be closed."""
+
+
+@contextmanager
+def opened(make: Maker) -> Iterator[SystemUnderTest]:
+    """A fresh system for the length of a block."""
+    system = make()
+    try:
+        yield system
+    finally:
+        close = getattr(system, "close", None)
+        if close is not None:
+            close()

@@ -40,7 +40,9 @@ def _parse(text: str) -> tuple[dict[str, np.dtype], dict[str, dict[str, int]]]:
     return structs, enums
 
 
-STRUCTS, ENUMS = _parse(files("fastmlock.state").joinpath("types.pxd").read_text())
+_FILES = files("fastmlock.state")
+STRUCTS, ENUMS = _parse(_FILES.joinpath("types.pxd").read_text())
+ENUMS.update(_parse(_FILES.joinpath("debug.pxd").read_text())[1])
 
 #: every constant of every enumeration by its name: ``K.PG_mlocked``, ``K.VM_LOCKED``, ``K.EV_CULLED`` ...
 K = SimpleNamespace(**{key: value for values in ENUMS.values() for key, value in values.items()})

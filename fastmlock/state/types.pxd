@@ -365,6 +365,7 @@ cdef struct Traits:
     int32_t mlock_pvec_size
     int32_t drain_on_populate   # ece369c7e104
     int32_t special_check       # c8263bd60500
+    int32_t local_lock          # adb11e78c5dc: no effect without PREEMPT_RT
     int32_t gather_drains       # freeing after a TLB flush drains the local batches (through 6.12)
     int32_t munmap_drains       # munmap and exit drain before zapping (through 6.12)
     int32_t madv_populate       # 5.14
@@ -385,6 +386,7 @@ cdef struct Traits:
     int32_t populate_walks_holes    # to 6.8: MADV_POPULATE passes over holes; later it stops, and drains if refused
     int32_t populate_checks_first   # 6.12: a refused populate does not drain
     int32_t mremap_positive_efault  # 5.16 to 5.18: mremap of no vma answers 14 as if it were an address
+    int32_t dirty_ptes          # a writable entry of a dirty page is born dirty (6.18)
     int32_t mremap_many         # 6.17: MREMAP_FIXED moves a range of several vmas
     int32_t merge_unfaulted     # 6.16: a vma without anon_vma takes in one that has a single one
     int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
@@ -445,7 +447,7 @@ cdef struct World:
     uint32_t tasks_cap
     int64_t cache_cap, cache_used
     uint32_t zero_page
-    uint32_t spare
+    int32_t fine                # let time pass after each page of a batch, not after the whole batch
     # counts of what happened, never reset by the model
     int64_t rmap_walks
     int64_t rmap_vmas

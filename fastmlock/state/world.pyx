@@ -7,6 +7,7 @@ never allocates.
 """
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from fastmlock.state.debug cimport CHECKS
 from fastmlock.state.types cimport *
 
 import numpy as np
@@ -35,6 +36,15 @@ ERRORS = {
     K.ERR_DEADLOCK: "a task waits for a lock that nobody will release",
     K.ERR_UNSUPPORTED: "a path that is not modelled", K.ERR_BUG: "an invariant of the kernel does not hold",
 }
+
+#: whether this is a debug build, which checks as it goes
+DEBUG_BUILD = bool(CHECKS)
+
+#: what vm_bug_on() found in a debug build
+BUGS = {K.BUG_PAGE: "page number out of range", K.BUG_REFCOUNT: "a reference to a page that has none left",
+        K.BUG_MAPCOUNT: "fewer mappings than none", K.BUG_PTE: "page-table entry out of range",
+        K.BUG_LRU: "an LRU list shorter than nothing", K.BUG_PVEC: "a batch past its end",
+        K.BUG_FREE: "a page freed while mapped or on a list"}
 
 # pool name -> (record, what grows with it)
 _POOLS = {
@@ -215,8 +225,10 @@ cdef class WorldHandle:
     def check(self):
         """Raises ModelError if the last run could not go on."""
         if self.w.error:
-            raise ModelError(ERRORS.get(self.w.error, f"error {self.w.error}")
-                             + (f" (path {self.w.unsupported})" if self.w.unsupported else ""))
+            why = ERRORS.get(self.w.error, f"error {self.w.error}")
+            if self.w.unsupported:
+                why += f": {BUGS[self.w.unsupported]}" if self.w.error == ERR_BUG else f" (path {self.w.unsupported})"
+            raise ModelError(why)
 
     def nbytes(self):
         """Bytes of all arrays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from fastmlock.machine.bare import bare_loop
 from fastmlock.machine.loops import loop_machine
@@ -54,11 +55,12 @@ def lines(cpus: tuple[int, ...], pages: int, kernels: tuple[str, ...], progress:
     for n in cpus:
         yield Line(what="one spinlock, lock and unlock", cpus=n, events_per_s=best(lambda n=n: lock_loop(n)),  # type: ignore[misc]
                    bare_events_per_s=best(lambda n=n: bare(n)))      # type: ignore[misc]
-        for kernel in kernels:
+        for kernel, coarse in product(kernels, (False, True)):
             reference = best(lambda n=n: bare(n))                   # type: ignore[misc]
-            result = run(Storm(procs=n, cpus=n, pages=pages), kernel, progress)
-            yield Line(what=f"exit storm, {kernel}", cpus=n, events_per_s=result.events / result.run_s,
-                       bare_events_per_s=reference, ns_per_entry=result.run_s / result.entries * 1e9)
+            result = run(Storm(procs=n, cpus=n, pages=pages, coarse=coarse), kernel, progress)
+            yield Line(what=f"exit storm, {kernel}{', coarse' if coarse else ''}", cpus=n,
+                       events_per_s=result.events / result.run_s, bare_events_per_s=reference,
+                       ns_per_entry=result.run_s / result.entries * 1e9)
 
 
 def table(found: Iterable[Line]) -> Iterator[str]:

@@ -13,7 +13,9 @@ from fastmlock.studies.storm import DOING, Storm, StormResult
 Record = dict[str, object]
 
 _DOING_NAMES = {
-    "working": "working", "i_mmap_read": "waiting: i_mmap_rwsem, reader", "i_mmap_write": "waiting: i_mmap_rwsem, writer",
+    "working": "working",
+    "i_mmap_read": "waiting: i_mmap_rwsem, reader",
+    "i_mmap_write": "waiting: i_mmap_rwsem, writer",
     "other_rwsem": "waiting: other rwsems", "page_lock": "waiting: page locks", "lru_lock": "waiting: lru_lock",
     "ptl": "waiting: page-table locks", "lines": "cache-line transfers", "switching": "switching tasks",
     "idle": "idle",

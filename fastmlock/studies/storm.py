@@ -11,8 +11,8 @@ Mapping and locking run untimed; the exits run on the machine, through the same 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from fastmlock import kernels
 from fastmlock.flows.ids import FLOWS
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.layout import ACCOUNTS
+from fastmlock.machine.locks import lock_options
 from fastmlock.machine.machine import LOCK_CLASSES, Machine
+from fastmlock.machine.report import watchdog_lines
 from fastmlock.machine.topology import Topology
 from fastmlock.scenario.system import (MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE_SIZE, PROT_READ,
                                        PROT_WRITE)
@@ -63,19 +65,24 @@ class Storm:
     Raises StormError, before any work, for what cannot be.
     """
 
-    procs: int = 64
-    pages: int = 4096
-    cpus: int = 64
+    procs: int = 16
+    pages: int = 16384
+    cpus: int = 16
     nodes: int | None = None            #: default: the machine's own
-    machine: str = "generic"            #: a preset of fastmlock.machine, or a TOML file
+    machine: str = "generic"            #: a preset of fastmlock.machine, or a file (Topology.load)
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
+    interleave: bool = False            #: the file's pages are spread over the nodes in turn
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
-    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap one page of the
+    bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap a page of the
                                         #: file in a loop until the leavers are gone: writers of i_mmap_rwsem
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
+    coarse: bool = False                #: a batch is one instant: three times faster here, cruder in lock-step
     seed: int = 0                       #: of the releases' jitter, up to stagger_ns each
+    locks: tuple[str, ...] = ()         #: other locks than the kernel's: NAME=VALUE of fastmlock.machine.locks
     costs: Costs | None = field(default=None, compare=False)
+    #: factors on latencies of the machine, such as ("remote_ns", 1.1)
+    latencies: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0), ("bystanders", 0),
@@ -83,14 +90,15 @@ class Storm:
             if getattr(self, name) < least:
                 raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
         if self.bystanders >= self.cpus:
-            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since each has "
-                             "one to itself")
+            raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since "
+                             "each has one to itself")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
         if self.survivor not in SURVIVORS:
             raise StormError(f"--survivor {self.survivor}: one of {', '.join(SURVIVORS)} is needed")
         if self.pages > 1 << 27:
             raise StormError(f"--pages {self.pages}: at most {1 << 27} fit a page number")
+        lock_options(self.locks)
         self.topology()
         need, have = self.nbytes(), available_bytes()
         if need > have:
@@ -99,9 +107,13 @@ class Storm:
 
     def topology(self) -> Topology:
         """Raises fastmlock.machine.topology.TopologyError, a ValueError, in one line."""
-        if self.machine.endswith(".toml"):
-            return Topology.load(self.machine, cpus=self.cpus, nodes=self.nodes)
-        return Topology.preset(self.machine, cpus=self.cpus, nodes=self.nodes)
+        if self.machine.endswith((".toml", ".csv")) or "/" in self.machine:
+            topology = Topology.load(self.machine, cpus=self.cpus, nodes=self.nodes)
+        else:
+            topology = Topology.preset(self.machine, cpus=self.cpus, nodes=self.nodes)
+        if not self.latencies:
+            return topology
+        return replace(topology, **{name: round(getattr(topology, name) * by) for name, by in self.latencies})
 
     @property
     def mapped_by(self) -> int:
@@ -120,8 +132,9 @@ class Storm:
         """About what the arrays take, world and machine together."""
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
-        return (c["pages"] * (STRUCTS["Page"].itemsize + 8 + 4) + c["leaves"] * (STRUCTS["Leaf"].itemsize + 24)
-                + c["tables"] * 2048 + c["tasks"] * (STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024) + (64 << 20))
+        size = {"pages": STRUCTS["Page"].itemsize + 12, "leaves": STRUCTS["Leaf"].itemsize + 24, "tables": 2048,
+                "tasks": STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024}
+        return int(sum(c[pool] * each for pool, each in size.items())) + (64 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +151,7 @@ class StormResult:
     lru_locks: int                      #: acquisitions of lru_lock
     munlocks: int
     watchdog: dict[str, int]            #: reports by kind
+    dmesg: tuple[str, ...]              #: the same as the kernel prints them
     bystander_rounds: int               #: of mmap and munmap, all bystanders together
     bystander_round_ns: float           #: mean time of one
     nr_mlock: int                       #: left behind
@@ -171,6 +185,8 @@ class StormResult:
         """One flat row: what Parquet and JSON get. Without `host`, only what is the same in every run."""
         storm = asdict(self.storm)
         storm.pop("costs")
+        storm.pop("latencies")
+        storm["locks"] = ",".join(self.storm.locks)
         row: dict[str, object] = {
             "kernel": self.kernel, **storm,
             "last_exit_ns": self.last_exit_ns, "exit_median_ns": self.median_exit_ns, "exit_p99_ns": self.p99_exit_ns,
@@ -197,7 +213,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     topology = storm.topology()
     kernels.get(kernel)
     system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
-    file = system.create_file("tmpfs", storm.pages, observe=False)
+    file = system.create_file("tmpfs", storm.pages, observe=False, interleave=storm.interleave)
     length = storm.pages * PAGE_SIZE
     lockers = storm.procs + (storm.survivor != "none")
     total = lockers + storm.mappers
@@ -205,7 +221,7 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
 
     def enter(cpu: int, lock: bool) -> int:
         nonlocal done
-        pid = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
+        pid: int = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
@@ -223,11 +239,23 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[Sys
     if storm.survivor == "after":
         enter(storm.procs, True)
     system.drain_all()
-    machine = Machine(system, topology, storm.costs, seed=storm.seed)
+    system.fine = not storm.coarse
+    machine = Machine(system, topology, storm.costs, seed=storm.seed, traits=lock_options(storm.locks))
     for i in range(storm.bystanders):
         machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
                       args=(ADDRESS, file, storm.mapped_by - storm.procs - storm.bystanders))
     return system, machine, leavers
+
+
+def releases(storm: Storm, machine: Machine, leavers: list[int]) -> Iterator[list[tuple[int, int]]]:
+    """Who begins to exit when: groups of (pid, virtual ns); each group is started, and has gone when the next is asked
+    for."""
+    if storm.order == "together":
+        jitter = np.random.Generator(np.random.Philox(storm.seed)).integers(0, storm.stagger_ns + 1, storm.procs)
+        yield [(pid, i * storm.stagger_ns + int(jitter[i])) for i, pid in enumerate(leavers)]
+    else:
+        for pid in leavers if storm.order == "in-turn" else reversed(leavers):
+            yield [(pid, machine.end_ns())]
 
 
 def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
@@ -242,15 +270,10 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
         while machine.run(max_events=SLICE_EVENTS):
             progress(what, min(1.0, (system.counts["munlocks"] - counts["munlocks"]) / (storm.procs * storm.pages)))
 
-    if storm.order == "together":
-        jitter = np.random.Generator(np.random.Philox(storm.seed)).integers(0, storm.stagger_ns + 1, storm.procs)
-        for i, pid in enumerate(leavers):
-            machine.start(pid, i * storm.stagger_ns + int(jitter[i]), flow=FLOWS["F_SYS_EXIT"])
+    for group in releases(storm, machine, leavers):
+        for pid, at_ns in group:
+            machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
         go()
-    else:
-        for pid in leavers if storm.order == "in-turn" else reversed(leavers):
-            machine.start(pid, machine.end_ns(), flow=FLOWS["F_SYS_EXIT"])
-            go()
     over = time.perf_counter()
     progress(what, 1.0)
 
@@ -267,6 +290,7 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
         exit_ns=(tasks["exit_ns"] - tasks["start_ns"]).copy(),
         doing={name: int(sum(cpu_ns[account].sum() for account in accounts)) for name, accounts in DOING.items()},
         watchdog={name: int((kinds == i).sum()) for i, name in enumerate(("hung task", "soft lockup", "rcu stall"))},
+        dmesg=tuple(watchdog_lines(machine, kernel=kernel)),
         nr_mlock=left["nr_mlock"], nr_unevictable=left["nr_unevictable"],
         vmstat={name: left[name] - stat[name] for name in left if name.startswith("unevictable_pgs")},
         lock_stat=machine.lock_stat.copy(), events=machine.events, transfers=machine.transfers,

@@ -1,0 +1,191 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Reclaim by scanning the LRU lists: lazy culling, and the repair of pages that lost their mark. (mm/vmscan.c)
+
+The specification, section 2.8, and patch 13. Scans of the file lists only: there is no swap, so anonymous and tmpfs
+pages are not scanned. One pass ages the active list, then reclaims from the inactive one; how many pages a kernel would
+scan is the caller's choice.
+"""
+from fastmlock.flows.frame cimport *
+from fastmlock.flows.mlock cimport mlock_page
+from fastmlock.mm.interval_tree cimport tree_next
+from fastmlock.mm.lru cimport *
+from fastmlock.mm.mlock cimport vma_counts_mlock
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.rmap cimport *
+
+cdef enum:
+    SWAP_CLUSTER_MAX = 32
+
+
+# ---- page_referenced
+cdef enum:
+    PR_TRIED = 1
+    PR_NEXT = 2
+    PR_PTL = 3
+    PR_PTL_FREE = 4
+    PR_DONE = 5
+
+
+cdef int page_referenced(World *w, Task *t, Frame *f) noexcept nogil:
+    """Collects and clears the young bits of every entry that maps page a, up to the first locked vma. From patch 13 that
+    one restores a mark the page has missed. i = tree node, j = leaf, k = answer, b = vpn, c = lock class, d = lock."""
+    cdef uint32_t page = <uint32_t>f.a
+    cdef Page *p = &w.pages[page]
+    cdef int64_t visits = 0
+    cdef uint64_t pte
+    cdef Vma *v
+    cdef int entry, called
+    if f.pc == 0:
+        f.c = rmap_lock_class(w, page)
+        f.d = rmap_lock(w, page)
+        if w.tr.rmap_trylock:
+            return ask(t, f, PR_TRIED, REQ_DOWN_READ_TRYLOCK, <int>f.c, <uint32_t>f.d)
+        return ask(t, f, PR_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
+    if f.pc == PR_TRIED:
+        if not t.res:
+            return ret(t, -1)
+        f.pc = PR_NEXT
+    while True:
+        if f.pc == PR_NEXT:
+            f.i = 0 if f.k & SEEN_LOCKED else tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits)
+            work(w, WK_RMAP_VMA, visits)
+            visits = 0
+            if not f.i:
+                return ask(t, f, PR_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
+            f.b = rmap_address(w, f.i, page)
+            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, f.b)
+            if not f.j:
+                continue
+            pte = pte_get(w, f.j, <int>(f.b & 511))
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
+                continue
+            return ask(t, f, PR_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
+        if f.pc == PR_PTL:
+            v = &w.vmas[w.nodes[f.i].vma]
+            entry = <int>(f.b & 511)
+            pte = pte_get(w, f.j, entry)
+            f.pc = PR_PTL_FREE
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
+                pass                                # gone meanwhile
+            elif v.flags & VM_LOCKED:
+                f.k |= SEEN_LOCKED
+                if w.tr.p13 and vma_counts_mlock(w, v, page):
+                    called = mlock_page(w, t, f, PR_PTL_FREE, page)
+                    if called != -1:
+                        return called
+            elif pte & PTE_YOUNG:
+                pte_flags(w, f.j, entry, 0, PTE_YOUNG)
+                if not v.flags & VM_SEQ_READ:
+                    f.k += 1
+                    if v.flags & VM_EXEC:
+                        f.k |= SEEN_EXEC
+        if f.pc == PR_PTL_FREE:
+            return ask(t, f, PR_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
+        if f.pc == PR_DONE:
+            return ret(t, f.k)
+
+
+# ---- one list of one lruvec
+cdef enum:
+    SL_DRAINED = 1
+    SL_LOCKED = 2
+    SL_TAKEN = 3
+    SL_PAGE = 4
+    SL_AGED = 5
+    SL_SHRUNK = 6
+    SL_ADD = 7
+    SL_ADDED = 8
+    SL_UNLOCKED = 9
+    SL_PUT = 10
+
+
+cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
+    """At most c pages from the tail of list b of lruvec a, 32 at a time, isolated into the task's gather. Those of the
+    active list lose their young bits and PG_active; those of the inactive list are reclaimed if they can be. What is
+    left goes back: unevictable pages through the lru_add batch, the others at once. res = pages freed.
+    d = freed, i = pages taken, j = position."""
+    cdef uint32_t *taken = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
+    cdef Lruvec *lv = &w.lruvecs[f.a]
+    cdef uint32_t page
+    if f.pc == 0:
+        return call(w, t, f, SL_DRAINED, F_DRAIN, t.cpu)
+    if f.pc == SL_DRAINED:
+        if not f.c or not lv.tail[f.b]:
+            return ret(t, f.d)
+        w.lru_locks += 1
+        return ask(t, f, SL_LOCKED, REQ_SPIN_LOCK, LK_LRU, lru_lock_of(w, lv.tail[f.b]))
+    if f.pc == SL_LOCKED:
+        f.i = f.j = 0
+        page = lv.tail[f.b]
+        f.k = lru_lock_of(w, page) if page else <int32_t>f.a
+        while page and f.i < SWAP_CLUSTER_MAX and f.c:
+            f.c -= 1
+            if not test_clear(w, page, PG_lru):     # somebody else has the ticket; it is passed over, at the tail
+                break
+            get_page(w, page)
+            del_page_from_lru_list(w, t.cpu, page)
+            taken[f.i] = page
+            f.i += 1
+            page = lv.tail[f.b]
+        return ask(t, f, SL_TAKEN, REQ_SPIN_UNLOCK, LK_LRU, f.k)
+    if f.pc == SL_TAKEN:
+        if not f.i:
+            return ret(t, f.d)
+        f.pc = SL_PAGE
+    while True:
+        if f.pc == SL_PAGE:
+            if f.j == f.i:
+                f.pc = SL_DRAINED
+                return REQ_RESCHED
+            page = taken[f.j]
+            if f.b & 1:
+                f.pc = SL_UNLOCKED
+                if page_evictable(w, page) and w.pages[page].mapcount and trylock_page(w, page):
+                    return call(w, t, f, SL_AGED, F_PAGE_REFERENCED, page)
+            else:
+                return call(w, t, f, SL_SHRUNK, F_SHRINK_PAGE, page, 1)
+        page = taken[f.j]
+        if f.pc == SL_AGED:
+            return ask(t, f, SL_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        if f.pc == SL_UNLOCKED:
+            w.pages[page].flags &= ~<uint32_t>PG_active
+            w.pages[page].flags |= PG_workingset
+            f.pc = SL_ADD
+        if f.pc == SL_SHRUNK:
+            if t.res:
+                f.d += 1
+                f.j += 1
+                f.pc = SL_PAGE
+                continue
+            f.pc = SL_ADD
+        if f.pc == SL_ADD:
+            if not page_evictable(w, page):
+                f.j += 1
+                return call(w, t, f, SL_PAGE, F_PUTBACK, page)
+            w.lru_locks += 1
+            return ask(t, f, SL_ADDED, REQ_SPIN_LOCK, LK_LRU, lru_lock_of(w, page))
+        if f.pc == SL_ADDED:
+            lru_add_fn(w, t.cpu, page)
+            return ask(t, f, SL_PUT, REQ_SPIN_UNLOCK, LK_LRU, lru_lock_of(w, page))
+        if f.pc == SL_PUT:
+            f.j += 1
+            f.pc = SL_PAGE
+            if put_page_testzero(w, page):
+                return call(w, t, f, SL_PAGE, F_FREE_PAGE, page)
+
+
+cdef int sys_reclaim(World *w, Task *t, Frame *f) noexcept nogil:
+    """One pass over the file lists of every lruvec: a = pages of each. i = list of all, d = freed."""
+    if f.pc == 1:
+        f.d += t.res
+    if f.i < 2 * w.nr_lruvecs:
+        f.i += 1
+        return call(w, t, f, 1, F_SHRINK_LIST, 1 + (f.i - 1) // 2,
+                    LRU_ACTIVE_FILE if f.i & 1 else LRU_INACTIVE_FILE, f.a)
+    return sysret(t, f.d, 0)
+
+
+cdef void register(flow_fn *table) noexcept:
+    table[<int>F_PAGE_REFERENCED] = page_referenced
+    table[<int>F_SHRINK_LIST] = shrink_list
+    table[<int>F_SYS_RECLAIM] = sys_reclaim

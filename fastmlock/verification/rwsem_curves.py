@@ -1,0 +1,57 @@
+"""One rwsem hammered by 1 to 64 threads: reads, writes, and both."""
+from __future__ import annotations
+
+from fastmlock.machine.loops import loop_machine
+from fastmlock.machine.topology import Topology
+from fastmlock.state.layout import K
+from fastmlock.verification.point import Comparison, Point
+
+THREADS = (1, 2, 4, 8, 16, 32, 64)
+#: kops/s on 4 sockets, 56 cores, 112 threads, about v5.0 (Waiman Long, mail 32026039588 of the archive)
+PUBLISHED = {
+    "write": (29_201, 6_807, 6_504, 6_762, 6_693, 6_145, 5_812),
+    "read": (30_143, 13_299, 12_755, 13_412, 15_408, 15_286, 15_495),
+    "mixed": (29_458, 1_171, 1_520, 764, 662, 496, 60),
+}
+READ_PERCENT = {"write": 0, "read": 100, "mixed": 50}
+#: the rwsem of 5.0, before the rewrite of 5.3
+BEFORE_5_3 = {"rwsem_handoff": 0, "rwsem_steal": 0, "rwsem_spin": 1, "rwsem_reader_spin": 0, "rwsem_spin_readers": 0,
+              "rwsem_wake_skip": 0, "rwsem_wake_readers": 1 << 30}
+
+
+#: what the published loop does besides its two lock operations: 34 ns a round by one thread alone, of which the
+#: model's two atomics are 12. One number for all curves; the points of one thread are thereby an input.
+LOOP_NS = 22
+
+
+def kops(threads: int, read_percent: int, quick: bool, traits: dict[str, int] = BEFORE_5_3) -> float:
+    """Thousands of lock operations per second of virtual time. The critical section is empty, as there."""
+    topology = Topology.preset("xeon-6242", cpus=112, nodes=4)
+    machine = loop_machine(topology, kind="rwsem", tasks=threads, rounds=1 << 40, think_ns=LOOP_NS, hold_ns=0,
+                           read_percent=read_percent, seed=1, traits=traits)
+    machine.run(until_ns=(2 if quick else 20) * 1_000_000)
+    stat = machine.lock_stat[K.LK_TEST_RWSEM]
+    return float(1e6 * stat["acquisitions"].sum() / machine.end_ns())
+
+
+def point(quick: bool) -> Point:
+    rows, checks = [], []
+    model = {}
+    for kind, known in PUBLISHED.items():
+        model[kind] = [kops(n, READ_PERCENT[kind], quick) for n in THREADS]
+        rows += [Comparison(what=f"{kind}, {n} threads", model=m, known=k, unit="kops/s", x=n, series=kind)
+                 for n, m, k in list(zip(THREADS, model[kind], known))[1:]]
+    for i, n in enumerate(THREADS):
+        def order(values: dict[str, tuple[int, ...]] | dict[str, list[float]], at: int = i) -> list[str]:
+            return sorted(values, key=lambda kind: values[kind][at])
+        if n > 1:
+            checks.append((f"{n} threads: {' < '.join(order(model))}", order(model) == order(PUBLISHED)))
+    return Point(name="rwsem-curves", title="One rwsem, 2 to 64 threads: reads, writes, half and half", factor=2,
+                 source="Waiman Long, rwsem patches for 5.2 and later, 4 sockets, 56 cores, 112 threads",
+                 comparisons=rows, checks=checks, xlabel="threads", ylabel="kops/s", log=True,
+                 notes=["machine: xeon-6242 with 4 nodes, as published core-to-core; nothing fitted but "
+                        "the loop around the lock, 22 ns, from one thread alone; the published critical section and "
+                        "placement of threads are not known"])
+
+
+POINTS = {"rwsem-curves": point}

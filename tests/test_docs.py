@@ -1,0 +1,32 @@
+"""What the documents show is what the program does."""
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_sessions() -> None:
+    failed, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False,
+                                     optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert tried >= 8 and not failed
+
+
+@pytest.mark.parametrize("module", ["fastmlock.system", "fastmlock.studies.storm"])
+def test_module_sessions(module: str) -> None:
+    import importlib
+
+    found = importlib.import_module(module)
+    failed, tried = doctest.testmod(found)
+    assert tried and not failed
+
+
+def test_links_lead_somewhere() -> None:
+    import re
+
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

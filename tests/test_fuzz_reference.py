@@ -1,0 +1,195 @@
+"""A short campaign, model against reference, with a fixed seed; and the parts of the fuzzer by themselves."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastmlock import System, kernels
+from fastmlock.cli import main
+from fastmlock.fuzz.campaign import Campaign
+from fastmlock.fuzz.generate import EMULATED, LIVE, Profile, program
+from fastmlock.fuzz.pair import Fault, Outcome, against_exact, against_live, exactly, records_of
+from fastmlock.fuzz.shrink import shrink
+from fastmlock.reference import ReferenceSystem
+from fastmlock.scenario.language import ScenarioError, parse
+
+PROGRAMS = int(os.environ.get("FASTMLOCK_FUZZ_PROGRAMS", "60"))
+"""Programs for each kernel."""
+RELEASES = ["5.10", "5.17-rc2", "5.18", "6.1", "6.12", "6.18",
+            *[f"5.17-rc2+{n:02}" for n in (1, 2, 4, 6, 7, 8, 10, 11)]]
+
+
+@pytest.mark.parametrize("kernel", RELEASES)
+def test_model_and_reference_agree_in_everything(kernel: str) -> None:
+    totals = Campaign("ci", PROGRAMS, lambda lines: against_exact(lines, lambda: System(kernel),
+                                                                  lambda: ReferenceSystem(kernel))).run()
+    print(kernel, *totals.lines(), sep="\n    ")
+    assert totals.programs == PROGRAMS and totals.steps > 10 * PROGRAMS
+    assert not totals.files, "\n".join(totals.files)
+    assert not totals.differences and not totals.faults
+
+
+# ---- the generator
+
+@pytest.mark.parametrize("profile", [Profile(), LIVE, EMULATED])
+def test_programs_are_a_function_of_seed_and_index(profile: Profile) -> None:
+    texts = [program("s", index, profile) for index in range(40)]
+    assert texts == [program("s", index, profile) for index in range(40)]
+    assert len(set(texts)) == 40 and texts != [program("t", index, profile) for index in range(40)]
+
+
+def test_most_programs_are_valid_and_use_every_verb() -> None:
+    used: set[str] = set()
+    valid = 0
+    for index in range(400):
+        text = program("verbs", index)
+        try:
+            scenario = parse(text)
+        except ScenarioError:
+            continue
+        valid += 1
+        used.update(words[1] if words[0][0] == "p" and words[0][1:2].isdigit() else words[0]
+                    for words in (command.text.split() for command in scenario.commands))
+    assert valid > 300
+    assert used >= {"mmap", "munmap", "mlock", "mlock2", "munlock", "mlockall", "munlockall", "touch", "mremap", "drain",
+                    "madvise", "mprotect", "msync", "rlimit", "setuid", "cpu", "ldrain", "movepages", "fork", "exit",
+                    "kill", "file", "truncate", "punch", "fadvise", "fwrite", "fread"}
+
+
+def test_a_profile_leaves_out() -> None:
+    texts = "".join(program("x", index, EMULATED) for index in range(100))
+    assert "mlockall" in "".join(program("x", index) for index in range(100)).replace("munlockall", "")
+    assert "mlockall" not in texts.replace("munlockall", "") and "ext4" not in texts
+
+
+# ---- pairs: a system that lies is found out
+
+class Lying(System):
+    """One counter more after each munlock, which no other field shows."""
+
+    extra = 0
+
+    def munlock(self, pid, addr, length):  # type: ignore[no-untyped-def]
+        self.extra += 1
+        return super().munlock(pid, addr, length)
+
+    def vmstat(self):  # type: ignore[no-untyped-def]
+        out = super().vmstat()
+        out["nr_active_anon"] += self.extra
+        return out
+
+
+class Breaking(System):
+    def mlock2(self, pid, addr, length, flags):  # type: ignore[no-untyped-def]
+        raise IndexError("no such page")
+
+
+PROGRAM = ["procs 1", "file F tmpfs 4", "p0 mmap A F shared rw 0 4", "p0 touch A 0 4 r", "drain", "p0 mlock A 0 4",
+           "p0 munlock A 1 2", "drain", "p0 touch A 0 1 w"]
+
+
+def test_one_counter_is_enough_to_differ() -> None:
+    assert against_exact(PROGRAM, lambda: System("6.1"), lambda: System("6.1")).difference is None
+    found = against_exact(PROGRAM, lambda: System("6.1"), lambda: Lying("6.1")).difference
+    assert found is not None and found.cmd == "p0 munlock A 1 2" and "nr_active_anon" in found.texts[0]
+
+
+def test_soft_flags_differ_too() -> None:
+    records, _, _ = records_of(PROGRAM, lambda: System("6.1"))
+    other, _, _ = records_of(PROGRAM, lambda: System("6.1"))
+    assert exactly(records, other) is None
+    runs = other[-1]["f"]["F"]  # type: ignore[index]
+    runs[0][4] += "R"
+    assert exactly(records, other) is not None
+
+
+def test_lines_that_are_not_supported_are_left_out_and_counted() -> None:
+    lines = [*PROGRAM, "sysctl /proc/sys/vm/nothing 1", "p0 munmap A 0 4"]
+    outcome = against_exact(lines, lambda: System("6.1"), lambda: System("6.1"))
+    assert outcome.unsupported == ["not supported: sysctl /proc/sys/vm/nothing"]
+    assert outcome.lines == [*PROGRAM, "p0 munmap A 0 4"] and outcome.steps == len(PROGRAM)
+
+
+def test_what_changes_from_run_to_run_is_unsettled_and_no_difference() -> None:
+    runs: list[int] = []
+
+    def sometimes() -> System:
+        runs.append(1)
+        return Lying2("6.1") if len(runs) < 3 else System("6.1")
+
+    class Lying2(System):
+        def vm_lck(self, pid):  # type: ignore[no-untyped-def]
+            return super().vm_lck(pid) + 4
+
+    outcome = against_live(PROGRAM, lambda: System("6.1"), sometimes)
+    assert outcome.difference is None and outcome.unsettled > 0 and len(runs) == 3
+    outcome = against_live(PROGRAM, lambda: System("6.1"), lambda: Lying2("6.1"))
+    assert outcome.difference is not None and outcome.unsettled == 0
+
+
+def test_a_breakdown_is_a_fault() -> None:
+    with pytest.raises(Fault, match=r"line 4 \(p0 mlock2 A 0 1 onfault\): IndexError: no such page"):
+        against_exact(["procs 1", "p0 mmap A anon private rw 0 4", "drain", "p0 mlock2 A 0 1 onfault"],
+                      lambda: Breaking("6.1"), lambda: System("6.1"))
+
+
+# ---- shrinking
+
+def test_shrinking_leaves_what_matters() -> None:
+    asked: list[int] = []
+
+    def shows(lines: list[str]) -> bool:
+        asked.append(1)
+        return against_exact(lines, lambda: System("6.1"), lambda: Lying("6.1")).difference is not None
+
+    noise = ["file G tmpfs 9", "p0 mmap B G private rw 0 9", "p0 touch B 0 9 w", "p0 mprotect B 0 4 r"]
+    small = shrink([*PROGRAM[:3], *noise, *PROGRAM[3:]], shows)
+    assert shows(small) and len(small) == 3 and small[-1].startswith("p0 munlock")
+    before = len(asked)
+    assert shrink([*PROGRAM, *noise], shows, most=5) and len(asked) - before <= 5
+
+
+# ---- campaigns
+
+def lying(lines: object) -> Outcome:
+    return against_exact(lines, lambda: System("6.1"), lambda: Lying("6.1"))  # type: ignore[arg-type]
+
+
+def test_differences_are_written_small_and_a_campaign_goes_on(tmp_path: Path) -> None:
+    whole = Campaign("w", 12, lying, folder=tmp_path / "whole", shrinks=1).run()
+    assert whole.programs == 12 and whole.differences + whole.faults == len(whole.files) > 1
+    text = next(text for text in (Path(path).read_text() for path in whole.files) if "broke down" not in text)
+    assert text.startswith("# two systems, seed w, program") and "munlock" in text
+    assert lying(text.splitlines()).difference is not None
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int) -> None:
+        if done == 5:
+            raise Stop
+
+    part = Campaign("w", 12, lying, folder=tmp_path / "part", shrinks=1)
+    with pytest.raises(Stop):
+        part.run(stop)
+    rest = part.run()
+    assert (rest.programs, rest.steps, rest.differences) == (whole.programs, whole.steps, whole.differences)
+    other = Campaign("v", 3, lying, folder=tmp_path / "part")
+    assert other.run().programs == 3
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fuzz", "--programs", "0"]) == 2
+    assert main(["fuzz", "--against", "nothing"]) == 2
+    assert main(["fuzz", "--against", "6.1-emulated"]) == 2
+    assert "needs --oracle" in capsys.readouterr().err
+    status = main(["fuzz", "--programs", "5", "--kernel", "6.1", "--seed", "ci", "-o", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.startswith("5 programs, ") and status == (0 if " 0 programs differ, 0 broke" in out else 1)
+    assert (tmp_path / "checkpoint.json").exists()
+
+
+def test_releases_are_known() -> None:
+    assert set(RELEASES) <= set(kernels.RELEASES)
