@@ -376,8 +376,8 @@ cdef class System(WorldHandle):
         munmap of what is cut off, after that of the destination."""
         if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
             return -1, _errno.EINVAL
-        if self.w.tr.mremap_positive_efault and not self.find(pid, addr):
-            return _errno.EFAULT, 0
+        if self.w.tr.mremap_looks_first and not self.w.tr.mremap_checks_first and not self.find(pid, addr):
+            return (_errno.EFAULT, 0) if self.w.tr.mremap_positive_efault else (-1, _errno.EFAULT)
         if flags & 2 and not self.w.tr.mremap_checks_first:
             self.munmap(pid, new_addr, new << 12)
         return -1, _errno.EINVAL
@@ -444,8 +444,23 @@ cdef class System(WorldHandle):
             return -1, _errno.EINVAL
         return self.do_mlock(pid, addr, length, K.VM_LOCKED | (K.VM_LOCKONFAULT if flags else 0))
 
+    def lock_beyond(self, addr, int64_t pages):
+        """A range that begins beyond all mappings: it may be empty or wrap, else nothing is there."""
+        if not pages:
+            return 0, 0
+        return -1, _errno.EINVAL if (addr >> 12) + pages > 1 << 52 else _errno.ENOMEM
+
     def do_mlock(self, int pid, addr, length, flags):
+        cdef Task *task
         pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if addr > TASK_SIZE:
+            task = &self.w.tasks[pid]
+            if not task.cap_ipc_lock:
+                if not task.rlimit_memlock:
+                    return -1, _errno.EPERM
+                if pages + self.w.mms[task.mm].locked_vm > task.rlimit_memlock >> 12:
+                    return -1, _errno.ENOMEM
+            return self.lock_beyond(addr, pages)
         if pages > 1 << 36:
             # beyond any address space: the limit is tested first, then the range turns out to wrap
             t = self.tasks[pid]
@@ -461,6 +476,8 @@ cdef class System(WorldHandle):
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)
+        if addr > TASK_SIZE:
+            return self.lock_beyond(addr, pages)
         if pages > 1 << 36 and (addr >> 12) + pages > 1 << 52:
             return -1, _errno.EINVAL
         return self.call(pid, F_SYS_MUNLOCK, addr & ~4095, min(pages, 1 << 40) << 12)

@@ -10,9 +10,12 @@ from fastmlock import System, kernels
 from fastmlock.cli import main
 from fastmlock.fuzz.campaign import Campaign
 from fastmlock.fuzz.generate import EMULATED, LIVE, Profile, program
-from fastmlock.fuzz.pair import Fault, Outcome, against_exact, against_live, exactly, records_of
+from fastmlock.fuzz.pair import (
+    Fault, Outcome, against_exact, against_live, batch_time_only, exactly, records_of,
+)
 from fastmlock.fuzz.shrink import shrink
 from fastmlock.reference import ReferenceSystem
+from fastmlock.scenario.compare import StepDifference
 from fastmlock.scenario.language import ScenarioError, parse
 
 PROGRAMS = int(os.environ.get("FASTMLOCK_FUZZ_PROGRAMS", "60"))
@@ -53,7 +56,8 @@ def test_most_programs_are_valid_and_use_every_verb() -> None:
         used.update(words[1] if words[0][0] == "p" and words[0][1:2].isdigit() else words[0]
                     for words in (command.text.split() for command in scenario.commands))
     assert valid > 300
-    assert used >= {"mmap", "munmap", "mlock", "mlock2", "munlock", "mlockall", "munlockall", "touch", "mremap", "drain",
+    assert used >= {"mmap", "munmap", "mlock", "mlock2", "munlock", "mlockall", "munlockall", "touch", "mremap",
+                    "drain",
                     "madvise", "mprotect", "msync", "rlimit", "setuid", "cpu", "ldrain", "movepages", "fork", "exit",
                     "kill", "file", "truncate", "punch", "fadvise", "fwrite", "fread"}
 
@@ -127,6 +131,34 @@ def test_what_changes_from_run_to_run_is_unsettled_and_no_difference() -> None:
     assert outcome.difference is None and outcome.unsettled > 0 and len(runs) == 3
     outcome = against_live(PROGRAM, lambda: System("6.1"), lambda: Lying2("6.1"))
     assert outcome.difference is not None and outcome.unsettled == 0
+
+
+@pytest.mark.parametrize("text, chance", [
+    ("p0.A[0-3]: model a mapcount 1 as, real a mapcount 1 Las", True),
+    ("F[2]: model c mapcount 0 LUMRDs mlock_count 1, real c mapcount 0 LRDs", True),
+    ("F[2]: model c mapcount 0 no flags, real c mapcount 0 L", True),
+    ("unevictable_pgs_culled: model 0, real 1", True), ("nr_mlock: model 0, real -1", True),
+    ("unevictable_pgs_mlocked: model 0, real 1", False), ("ret: model 0, real -1", False),
+    ("p0 VmLck: model 4, real 8", False), ("p0.A vma: model [], real [[0, 1, 'rd', 0, 0]]", False),
+    ("p0.A[0]: model a mapcount 1 as, real a mapcount 2 Las", False),
+    ("p0.A[0]: model - mapcount -1 no flags, real a mapcount 1 Las", False),
+    ("p0.A[0]: model a mapcount 1 Las, real a mapcount 1 Ls", False)])
+def test_only_what_happens_at_batch_time_is_left_to_chance(text: str, chance: bool) -> None:
+    fine = "unevictable_pgs_rescued: model 0, real 3"
+    assert batch_time_only(StepDifference(1, "drain", (fine, text), ())) is chance
+
+
+def test_batch_time_is_a_difference_where_nobody_disturbs() -> None:
+    class Late(System):
+        def vmstat(self):  # type: ignore[no-untyped-def]
+            out = super().vmstat()
+            out["unevictable_pgs_culled"] = 0
+            return out
+
+    args = PROGRAM, lambda: System("6.1"), lambda: Late("6.1")
+    assert against_live(*args, repeats=2).difference is not None
+    outcome = against_live(*args, repeats=2, disturbed=lambda: True)
+    assert outcome.difference is None and outcome.unsettled > 0
 
 
 def test_a_breakdown_is_a_fault() -> None:

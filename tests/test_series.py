@@ -518,6 +518,25 @@ def test_pages_of_the_patches_are_what_the_program_says(tmp_path):
             f"{path.name}: write it anew with python -m fastmlock.series.explain")
 
 
+@pytest.mark.parametrize("page", ["series", "races"])
+def test_sessions_of_the_documents(page):
+    import doctest
+
+    failed, tried = doctest.testfile(str(ROOT / f"docs/{page}.md"), module_relative=False,
+                                     optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert tried >= 3 and not failed
+
+
+@pytest.mark.parametrize("module", ["fastmlock.series.measure", "fastmlock.explore.barrier",
+                                    "fastmlock.explore.schedule", "fastmlock.explore.race"])
+def test_sessions_of_modules(module):
+    import doctest
+    from importlib import import_module
+
+    failed, tried = doctest.testmod(import_module(module))
+    assert tried and not failed
+
+
 def test_compare_says_nothing_where_nothing_is_left():
     assert list(compare("snap\ndrain\n", BEFORE, AFTER)) == []
 

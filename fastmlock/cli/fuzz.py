@@ -61,7 +61,7 @@ def command(arguments: argparse.Namespace) -> int:
             profile, counters = LIVE, visible_counters(machine)
 
             def run(lines: Any) -> pair.Outcome:
-                return pair.against_live(lines, mine, live, counters=counters)
+                return pair.against_live(lines, mine, live, counters=counters, disturbed=machine.disturbed)
         elif against.endswith("-emulated"):
             if arguments.oracle is None:
                 raise InputError(f"--against {against} needs --oracle FOLDER")

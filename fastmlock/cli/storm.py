@@ -35,10 +35,10 @@ def register(commands: Any) -> None:
                      help="one more locker that stays, before or after the others in i_mmap order (none)")
     sub.add_argument("--mappers", metavar="M[,M...]", type=_numbers, default=[0],
                      help="further processes that map and read the file and never lock it (0)")
-    sub.add_argument("--bystanders", metavar="B", type=int, default=0,
-                     help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
     sub.add_argument("--interleave", action="store_true",
                      help="spread the file's pages over the nodes in turn (all where the first process runs)")
+    sub.add_argument("--bystanders", metavar="B", type=int, default=0,
+                     help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
     sub.add_argument("--stagger-ns", metavar="NS", type=int, default=400,
                      help="virtual time between one process's release and the next, with as much jitter (400)")
     sub.add_argument("--coarse", action="store_true",
@@ -56,6 +56,9 @@ def register(commands: Any) -> None:
         "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, soft-lockup "
         "or rcu-stall; --cpus is then 64 unless given"))
     sub.add_argument("--most", metavar="N", type=int, default=4096, help="with --until: processes to try at most (4096)")
+    sub.add_argument("--checkpoint", metavar="DIR", help="keep the state there, every minute and when interrupted")
+    sub.add_argument("--checkpoint-s", metavar="S", type=float, default=60.0, help="or every so many seconds (60)")
+    sub.add_argument("--resume", action="store_true", help="go on from --checkpoint DIR; storms not begun start anew")
     sub.add_argument("--threads", metavar="T", type=int, default=min(2, os.cpu_count() or 1),
                      help="simulations at a time; the results are the same with any number")
     sub.add_argument("-o", "--out", metavar="DIR", default=os.path.join("results", "storm"),
@@ -84,13 +87,9 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--threads {arguments.threads}: at least 1 is needed")
     if arguments.plot and not arguments.plot.endswith((".png", ".svg", ".pdf")):
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
-    if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
-        raise InputError("--procs and --mappers: only one of them may have several numbers")
     if arguments.sure is not None:
         if arguments.sure < 5:
             raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
-        if len(arguments.procs) > 1 or len(names) != 2 or arguments.until:
-            raise InputError("--sure: one number of processes, two kernels and no --until are needed")
     if arguments.until:
         from fastmlock.studies.search import EVENTS
         if arguments.until not in EVENTS:
@@ -100,24 +99,29 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.most < arguments.procs[0]:
             raise InputError(f"--most {arguments.most}: at least --procs {arguments.procs[0]} is needed")
         arguments.cpus = 64 if arguments.cpus is None else arguments.cpus
+    if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
+        raise InputError("--procs and --mappers: only one of them may have several numbers")
     try:
         costs = Costs.load(arguments.costs) if arguments.costs else None
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
-                        order=arguments.order, survivor=arguments.survivor, mappers=mappers,
-                        interleave=arguments.interleave, bystanders=arguments.bystanders,
-                        stagger_ns=arguments.stagger_ns, coarse=arguments.coarse, seed=arguments.seed,
-                        locks=tuple(arguments.lock), costs=costs)
+                        order=arguments.order, survivor=arguments.survivor, mappers=mappers, costs=costs,
+                        bystanders=arguments.bystanders, stagger_ns=arguments.stagger_ns, coarse=arguments.coarse,
+                        interleave=arguments.interleave, locks=tuple(arguments.lock), seed=arguments.seed)
                   for procs in arguments.procs for mappers in arguments.mappers]
     except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None
     if arguments.sure is not None:
+        if len(storms) > 1 or len(names) != 2 or arguments.until:
+            raise InputError("--sure: one storm, two kernels and no --until are needed")
         return _sure(storms[0], names, arguments)
     if arguments.until:
         return _search(storms[0], names, arguments)
+    if arguments.resume and not arguments.checkpoint:
+        raise InputError("--resume: --checkpoint DIR says from where")
     os.makedirs(arguments.out, exist_ok=True)
 
-    results = _run_all([(storm, name) for storm in storms for name in names], arguments.threads)
+    results = _run_all([(storm, name) for storm in storms for name in names], arguments)
     report.show(results, sys.stdout)
     for result in results:
         for line in result.dmesg:
@@ -173,30 +177,44 @@ def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _run_all(jobs: list[tuple[Any, str]], threads: int) -> list[Any]:
-    """The jobs' results in their order; each simulation is one thread, and the bar shows how much of all is done."""
+def _run_all(jobs: list[tuple[Any, str]], arguments: argparse.Namespace) -> list[Any]:
+    """The jobs' results in their order; each simulation is one thread, and the bar shows how much of all is done. When
+    interrupted, the simulations stop at their next report of progress."""
+    from threading import Event
+
     from tqdm import tqdm
 
+    from fastmlock.studies.checkpoint import Checkpoint, CheckpointError
     from fastmlock.studies.storm import run
 
+    stop = Event()
     shares = [0.0] * len(jobs)
     weights = [storm.procs * storm.pages for storm, _ in jobs]
+    kept = [Checkpoint(arguments.checkpoint, *job, every_s=arguments.checkpoint_s) if arguments.checkpoint else None
+            for job in jobs]
+    if not arguments.resume:
+        for one_kept in kept:
+            if one_kept:
+                one_kept.remove()
     with tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False,
               bar_format="{desc}: {percentage:3.0f} % |{bar}| {elapsed}<{remaining}") as bar:
         def one(index: int) -> Any:
             def progress(what: str, share: float) -> None:
+                if stop.is_set():
+                    raise KeyboardInterrupt
                 shares[index] = 0.3 * share if "locking" in what else 0.3 + 0.7 * share
                 bar.set_description_str(what, refresh=False)
                 bar.n = 100 * sum(a * b for a, b in zip(shares, weights)) / sum(weights)
                 bar.update(0)
-            return run(*jobs[index], progress)
+            return run(*jobs[index], progress, kept[index])
 
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(arguments.threads) as pool:
             futures = [pool.submit(one, index) for index in range(len(jobs))]
             try:
                 return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+            except BaseException as error:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                if isinstance(error, CheckpointError):
+                    raise InputError(str(error)) from None
                 raise
-
-

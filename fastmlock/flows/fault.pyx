@@ -44,6 +44,7 @@ cdef enum:
     FT_MKWRITE_LOCKED = 27
     FT_REUSE = 28
     FT_PUT = 29
+    FT_TRUNCATED = 30
 
 
 cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
@@ -192,7 +193,17 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = FT_BEGIN                 # the pages are there now: look again, from the start
         f.j = 0
         return REQ_NONE
+    if f.pc == FT_TRUNCATED:
+        f.pc = FT_PAGE_FREE
+        if put_page_testzero(w, f.j):
+            return call(w, t, f, FT_PAGE_FREE, F_FREE_PAGE, f.j)
+        return REQ_NONE
     if f.pc == FT_PAGE_LOCKED:
+        if w.pages[f.j].mapping != v.mapping:       # it left the file while its lock was waited for
+            if f.k:
+                free_page(w, t.cpu, f.k)
+                f.k = 0
+            return ask(t, f, FT_TRUNCATED, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
         if write and not v.flags & VM_SHARED:
             work(w, WK_COPY, 1)
         elif write and not w.mappings[v.mapping].shmem:

@@ -182,6 +182,9 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
         if f.pc == TR_PAGE_LOCKED:
             page = pv.page[f.j]
+            if w.pages[page].mapping != <uint32_t>f.a:          # it left the file while its lock was waited for
+                f.j += 1
+                return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
             f.pc = TR_PAGE_UNMAPPED
             if w.pages[page].mapcount:
                 return call(w, t, f, TR_PAGE_UNMAPPED, F_ZAP_FILE, f.a, w.pages[page].index, w.pages[page].index + 1,
@@ -253,6 +256,8 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
                 page = pv.page[f.j]
                 p = &w.pages[page]
                 f.j += 1
+                if p.mapping != <uint32_t>f.a:
+                    continue
                 if p.flags & (PG_dirty | PG_locked) or p.mapcount or p.refcount > 2:
                     f.k += 1
                     # deactivate_file_page: not for unevictable pages

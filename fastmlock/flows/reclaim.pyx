@@ -15,6 +15,11 @@ from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 
 
+cdef inline bint maps(uint64_t pte, uint32_t page) noexcept nogil:
+    """Looked at again under the page-table lock: the entry may have changed while it was waited for."""
+    return (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and pte_pfn(pte) == page
+
+
 # ---- MADV_COLD, MADV_PAGEOUT
 cdef enum:
     CO_NEXT = 1
@@ -145,7 +150,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
                 p.flags |= PG_active
         elif p.flags & PG_dirty and not p.flags & PG_anon:      # not written here; tmpfs refuses
             p.flags |= PG_active
-        elif p.flags & PG_anon or p.refcount == 2:              # lazily freed, or the cache's and ours alone
+        elif p.flags & PG_anon or p.mapping and p.refcount == 2:    # lazily freed, or the cache's and ours alone
             if not p.flags & PG_anon:
                 delete_from_page_cache(w, p.mapping, p.index, True)
                 p.refcount -= 1
@@ -206,7 +211,9 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
         if f.pc == TU_PTL:
             pte = pte_get(w, f.j, entry)
             f.pc = TU_PTL_FREE
-            if v.flags & VM_LOCKED:
+            if not maps(pte, page):
+                pass
+            elif v.flags & VM_LOCKED:
                 f.k = 1
                 if not w.tr.p04:
                     return call(w, t, f, TU_PTL_FREE, F_MLOCK_PAGE, page)
@@ -371,6 +378,8 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
         entry = <int>(f.b & 511)
         if f.pc == MI_PTL:
             pte = pte_get(w, f.j, entry)
+            if not maps(pte, page):
+                return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
             if pte & PTE_DIRTY and not p.flags & PG_anon:
                 p.flags |= PG_dirty
             pte_clear(w, f.j, entry)
@@ -426,6 +435,8 @@ cdef int remove_migration_ptes(World *w, Task *t, Frame *f) noexcept nogil:
         v = &w.vmas[w.nodes[f.i].vma]
         if f.pc == MI_PTL:
             pte = pte_get(w, f.j, f.k)
+            if not pte & PTE_MIGRATION or pte_pfn(pte) != old:      # zapped while the lock was waited for
+                return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
             get_page(w, page)
             pte_clear(w, f.j, f.k)
             pte_set(w, f.j, f.k, mk_pte(page, PTE_PRESENT | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))),
@@ -460,7 +471,7 @@ cdef int compact(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, 1, F_DRAIN_ALL, 0)
     while f.i + 1 < f.j:
         f.i += 1
-        if w.pages[f.i].flags & PG_lru:
+        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount:      # not while it is being freed
             return call(w, t, f, 1, F_MIGRATE, f.i)
     return sysret(t, 0, 0)
 

@@ -248,7 +248,7 @@ cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
         if not vma or w.vmas[vma].start > start:
             # EFAULT, which 5.16 to 5.18 hand back as if 14 were an address
             f.j = w.tr.mremap_positive_efault
-            if f.j or not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) or w.tr.mremap_many and f.b == new:
+            if w.tr.mremap_looks_first or not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and f.b < new:
                 return mremap_fail(t, f, EFAULT)
         t.res = 0
         if flags & MREMAP_FIXED and w.tr.mremap_many and f.b == new:

@@ -113,20 +113,22 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
         if not f.c or not lv.tail[f.b]:
             return ret(t, f.d)
         w.lru_locks += 1
-        return ask(t, f, SL_LOCKED, REQ_SPIN_LOCK, LK_LRU, lru_lock_of(w, lv.tail[f.b]))
+        f.k = lru_lock_of(w, lv.tail[f.b])
+        return ask(t, f, SL_LOCKED, REQ_SPIN_LOCK, LK_LRU, f.k)
     if f.pc == SL_LOCKED:
         f.i = f.j = 0
         page = lv.tail[f.b]
-        f.k = lru_lock_of(w, page) if page else <int32_t>f.a
         while page and f.i < SWAP_CLUSTER_MAX and f.c:
             f.c -= 1
-            if not test_clear(w, page, PG_lru):     # somebody else has the ticket; it is passed over, at the tail
+            # being freed, or somebody else has the ticket: the scan ends here
+            if not w.pages[page].refcount or not test_clear(w, page, PG_lru):
                 break
             get_page(w, page)
             del_page_from_lru_list(w, t.cpu, page)
             taken[f.i] = page
             f.i += 1
             page = lv.tail[f.b]
+        t.gather = f.i
         return ask(t, f, SL_TAKEN, REQ_SPIN_UNLOCK, LK_LRU, f.k)
     if f.pc == SL_TAKEN:
         if not f.i:
@@ -135,6 +137,7 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
     while True:
         if f.pc == SL_PAGE:
             if f.j == f.i:
+                t.gather = 0
                 f.pc = SL_DRAINED
                 return REQ_RESCHED
             page = taken[f.j]

@@ -35,9 +35,9 @@ file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)
 reclaim.register(TABLE)
-shm.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
+shm.register(TABLE)
 synthetic.register(TABLE)
 
 

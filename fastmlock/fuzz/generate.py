@@ -30,6 +30,8 @@ class Profile:
     ext4: bool = True
     leave_out: frozenset[str] = frozenset()
     """Verbs, and words of advice, that are not used."""
+    chosen_addresses: bool = True
+    """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
     """How often a command is followed by a drain; each program takes one of these."""
 
@@ -37,8 +39,8 @@ class Profile:
 EVERYTHING = Profile()
 LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
-EMULATED = Profile(ext4=False, processes=3, leave_out=frozenset({"msync", "movepages", "mlockall"}),
-                   drains=(1.0, 1.0, 0.5))
+EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
+                   leave_out=frozenset({"msync", "movepages", "mlockall"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -172,7 +174,8 @@ class _Writer:
         off, pages = self.span(region.pages)
         grown, shrunk = pages + self.rng.randint(1, 20), max(0, pages - self.rng.randint(1, 5))
         new = self.rng.choice((pages, pages, grown, shrunk, 0))
-        option = self.rng.choice(("", "maymove", "maymove", "move", "move", "dontunmap", "move dontunmap"))
+        options = ("", "maymove", "maymove", "move", "move", "dontunmap", "move dontunmap")
+        option = self.rng.choice(options if self.profile.chosen_addresses else ("", "move", "move dontunmap"))
         target = self.rng.choice((name, name, "M"))
         new = max(0, new)
         self.alive[p].regions[target] = replace(region, pages=new)

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -21,6 +22,7 @@ from .proc import STAT_REFRESH, Frames
 MIB = 1 << 20
 MEMORY_WANTED = 256 * MIB
 """Available bytes below which nothing is run: a scenario locks at most a few MiB, and others must not feel it."""
+BUSY, BUSY_SECONDS = 0.1, 0.5
 EXT4_MAGIC = 0xEF53
 CAP_IPC_LOCK, CAP_SYS_RESOURCE = 14, 24
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
@@ -44,9 +46,10 @@ class Machine:
 
     def __init__(self, *, disturb: bool = False) -> None:
         self.disturb = disturb
-        for reason in obstacles():
-            raise LiveError(reason)
         self._lock = _machine_lock()
+        for reason in obstacles():
+            self._lock.close()
+            raise LiveError(reason)
         self._affinity = os.sched_getaffinity(0)
         self._sysctls: dict[str, str] = {}
         self.frames = Frames()
@@ -123,6 +126,12 @@ class Machine:
         return 0
 
     # ---- what it is, and what cannot be seen
+
+    def disturbed(self) -> bool:
+        """Whether the workers' cpu was busy for more than `BUSY` of `BUSY_SECONDS` while no scenario ran on it."""
+        before = _busy_ticks(self.worker_cpu)
+        time.sleep(BUSY_SECONDS)
+        return (_busy_ticks(self.worker_cpu) - before) / os.sysconf("SC_CLK_TCK") > BUSY * BUSY_SECONDS
 
     @property
     def model(self) -> str:
@@ -212,6 +221,16 @@ def _cgroup_room() -> int | None:
 def _number(path: str) -> int:
     with open(path) as stream:
         return int(stream.read())       # "max" is none: ValueError
+
+
+def _busy_ticks(cpu: int) -> int:
+    """Clock ticks in which a cpu was neither idle nor waiting for a disk."""
+    with open("/proc/stat") as stream:
+        for line in stream:
+            name, *ticks = line.split()
+            if name == f"cpu{cpu}":
+                return sum(map(int, ticks[:8])) - int(ticks[3]) - int(ticks[4])
+    return 0
 
 
 def _capability(number: int) -> bool:

@@ -56,7 +56,8 @@ def verify(scenarios: Iterable[Scenario], machine: Machine, model: ModelMaker, *
     for scenario in scenarios:
         try:
             yield Verified(scenario.name, against_live(scenario.lines, mine, live, repeats=repeats,
-                                                       counters=visible_counters(machine)))
+                                                       counters=visible_counters(machine),
+                                                       disturbed=machine.disturbed))
         except Fault as fault:
             yield Verified(scenario.name, None, str(fault))
 

@@ -18,10 +18,14 @@ from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport *
 from fastmlock.machine.watchdog cimport watchdog
-from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, NR_WORK, REQ_DELAY, REQ_DONE, REQ_DOWNGRADE,
+from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, REQ_DELAY, REQ_DONE, REQ_DOWNGRADE,
                                     REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE, REQ_ERROR, REQ_EXIT,
                                     REQ_LOCK_PAGE, REQ_RESCHED, REQ_SPIN_LOCK, REQ_SPIN_UNLOCK,
                                     REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WORK, Task, World)
+
+
+cdef extern from *:
+    int __builtin_ctz(unsigned int x) nogil
 
 
 cdef enum:
@@ -49,7 +53,9 @@ cdef int64_t segment_time(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     cdef int64_t ps = 0
     cdef uint64_t touch
     cdef int i
-    for i in range(<int> NR_WORK):
+    while w.work_kinds:
+        i = __builtin_ctz(w.work_kinds)
+        w.work_kinds &= w.work_kinds - 1
         ps += w.work[i] * m.costs.work_ps[i]
         w.work[i] = 0
     if ps:

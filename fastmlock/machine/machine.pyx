@@ -227,6 +227,7 @@ cdef class Machine:
         # what untimed calls have counted is not this run's
         memset(self.m.w.work, 0, sizeof(self.m.w.work))
         self.m.w.nr_touch = 0
+        self.m.w.work_kinds = 0
         while left > 0:
             piece = min(left, <int64_t> 1 << 22)
             with nogil:
@@ -331,9 +332,10 @@ cdef class Machine:
         """A copy of everything that changes, as a dict of arrays. The world must be saved with it."""
         return {name: array.copy() for name, array in self.arrays.items()}
 
-    def load(self, saved):
-        """Goes back to what `save` returned, on a machine of the same topology. Costs and traits stay."""
+    def load(self, saved, *, bint copy=True):
+        """Goes back to what `save` returned, on a machine of the same topology. Costs and traits stay. Without `copy`
+        the arrays given are worked on from then on."""
         if len(saved["cpus"]) != self.m.nr_cpus or set(saved) != set(self.arrays):
             raise ValueError("the checkpoint is of another machine")
-        self.arrays.update({name: np.array(array) for name, array in saved.items()})
+        self.arrays.update({name: np.array(array) if copy else array for name, array in saved.items()})
         self.repoint()

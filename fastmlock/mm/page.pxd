@@ -18,6 +18,7 @@ cdef inline void touch(World *w, uint32_t page, int atomics) noexcept nogil:
 
 cdef inline void work(World *w, int kind, int64_t n) noexcept nogil:
     w.work[kind] += n
+    w.work_kinds |= <uint32_t>1 << kind
 
 
 # ---- flags

@@ -22,8 +22,8 @@ def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
         return -1, EINVAL
     if k.traits.mremap_checks_first and addr + old > LAST_PAGE:
         return -1, EINVAL
-    if k.traits.mremap_positive_efault and mm.lookup(addr) is None:
-        return EFAULT, 0
+    if k.traits.mremap_looks_first and mm.lookup(addr) is None:
+        return (EFAULT, 0) if k.traits.mremap_positive_efault else (-1, EFAULT)
     if k.traits.mremap_many and flags & MREMAP_FIXED and old == new:
         return remap_move(k, task, addr, old, flags, new_addr)
     if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
@@ -31,8 +31,6 @@ def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
     if old >= new:
         if addr + old > LAST_PAGE:
             return -1, EINVAL
-        if mm.lookup(addr) is None:
-            return -1, EFAULT
         if old > new and (err := mmap.do_munmap(k, mm, addr + new, addr + old)):
             return -1, err
         return addr, 0

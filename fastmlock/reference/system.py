@@ -126,7 +126,7 @@ class ReferenceSystem:
         return (-1, err) if err else (addr, 0)
 
     def _user_mode_again(self) -> None:
-        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        """What fput() puts off to the end of the call: shared anonymous memory that nobody maps is evicted."""
         for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
             self._shared_anon.remove(file)
             truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)

@@ -61,10 +61,11 @@ class Traits:
     mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
     write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
     drop_caches_drains: bool = False        # 6.0: drop_caches drains every cpu first
-    remove_maywrite: bool = False           # 6.7: MADV_REMOVE asks whether a shared mapping may be written, not is
+    remove_maywrite: bool = False           # 6.7 and stable: MADV_REMOVE asks whether a mapping may be written, not is
     mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
     merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
     dirty_ptes: bool = False                # 6.18: a writable pte of a dirty page is born dirty
+    mremap_looks_first: bool = True         # 5.16: mremap fails at once where no vma is; 5.10 shrinks even that
     mremap_many: bool = False               # 6.17: MREMAP_FIXED moves a range of several vmas
     mremap_checks_first: bool = False       # 6.17: mremap looks at the old vma before it unmaps anything
     child_runs_first: bool = False          # 6.6 (EEVDF): after fork the child writes before its parent
@@ -85,17 +86,19 @@ def _table() -> dict[str, Traits]:
     for n, flag in enumerate(_SERIES, 1):
         on: Any = {flag: True}
         points.append(replace(points[-1], name=f"5.17-rc2+{n:02}", **on))
-    v510 = replace(base, name="5.10", release=510, madv_populate=False, dontunmap_any=False, memlock_default=64 << 10,
-                   mremap_positive_efault=False, pread_marks_next=True)
+    v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
+                   dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
+                   mremap_looks_first=False, pread_marks_next=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
-    v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, drop_caches_drains=True,
-                  mremap_positive_efault=False, pread_marks_next=True)
+    v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
+                  remove_maywrite=True, drop_caches_drains=True, mremap_positive_efault=False, pread_marks_next=True)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
-                   populate_checks_first=True, mprotect_uncharges=True, remove_maywrite=True, child_runs_first=True)
+                   populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
-                   dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True, write_prefaults=False)
+                   dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
+                   write_prefaults=False)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 
 

@@ -79,6 +79,12 @@ def changes(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
             if now.get(name, 0) != before.get(name, 0)}
 
 
+def _covered(region: Region, regions: list[Region]) -> bool:
+    """Whether another region of the process lies, or lay, in this one's place."""
+    return any(other is not region and other.addr < region.addr + region.pages * PAGE_SIZE
+               and region.addr < other.addr + other.pages * PAGE_SIZE for other in regions)
+
+
 class Observer:
     """Looks at one system. `files` is the runner's list, shared with it; `forget_lost` as in `run`."""
 
@@ -111,7 +117,8 @@ class Observer:
         if not regions:
             return {}
         vmas = self.system.vmas(pid)
-        return {region.name: {"vma": self._vmas(vmas, region), "pg": runs(self._region(pid, region, page))}
+        return {region.name: {"vma": self._vmas(vmas, region),
+                              "pg": runs(self._region(pid, region, page, _covered(region, regions)))}
                 for region in regions}
 
     def _vmas(self, vmas: list[tuple[int, int, int, int, int]], region: Region) -> list[list[int | str]]:
@@ -120,10 +127,13 @@ class Observer:
                  vm_flags(bits, shows_lf=self.shows_lf), locked, rss]
                 for first, last, bits, locked, rss in vmas if first < end and last > start]
 
-    def _region(self, pid: int, region: Region,
-                page: Callable[[str, int], PageState]) -> Iterable[PageState]:
-        """Every page of the region; a file's page seen here is known by its pfn from now on."""
-        seen = None if region.file is None else self.files[region.file].seen
+    def _region(self, pid: int, region: Region, page: Callable[[str, int], PageState],
+                covered: bool) -> Iterable[PageState]:
+        """Every page of the region; a file's page seen here is known by its pfn from now on.
+
+        The recorder takes what other regions have mapped into a `covered` one for the file's pages too.
+        """
+        seen = None if region.file is None or (self.forget_lost and covered) else self.files[region.file].seen
         pte = self.system.pte
         for index in range(region.pages):
             kind, pfn = pte(pid, region.addr + index * PAGE_SIZE)

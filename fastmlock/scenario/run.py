@@ -67,12 +67,12 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real` are
-    the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file by the
-    pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left the cache
-    is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called after each
-    step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where the system
-    has no such path.
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real`
+    are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
+    by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
+    the cache is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called
+    after each step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
+    the system has no such path.
     """
     runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
     printed = {record["step"]: record for record in real}

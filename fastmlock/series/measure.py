@@ -37,8 +37,8 @@ def measure(workload: str, names: Iterable[str] = kernels.SERIES, *, procs: int 
         raise SeriesError(f"{pages} pages: use 1 to {1 << 16}")
     need = int(procs * pages * (8 + 80 * OWN_PAGES.get(workload, 0.0))) + (64 << 20)
     if need > available_bytes():
-        raise SeriesError(f"{procs} processes x {pages} pages need about {need >> 20} MiB, and {available_bytes() >> 20} "
-                          "MiB are free: lower --procs or --pages")
+        raise SeriesError(f"{procs} processes x {pages} pages need about {need >> 20} MiB, and "
+                          f"{available_bytes() >> 20} MiB are free: lower --procs or --pages")
     names = list(names)
     for name in names:
         kernels.get(name)

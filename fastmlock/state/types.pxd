@@ -387,6 +387,7 @@ cdef struct Traits:
     int32_t populate_checks_first   # 6.12: a refused populate does not drain
     int32_t mremap_positive_efault  # 5.16 to 5.18: mremap of no vma answers 14 as if it were an address
     int32_t dirty_ptes          # a writable entry of a dirty page is born dirty (6.18)
+    int32_t mremap_looks_first  # 5.16: mremap fails at once where no vma is
     int32_t mremap_many         # 6.17: MREMAP_FIXED moves a range of several vmas
     int32_t merge_unfaulted     # 6.16: a vma without anon_vma takes in one that has a single one
     int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
@@ -457,5 +458,5 @@ cdef struct World:
     # work since the driver last looked
     int64_t work[17]
     int32_t nr_touch
-    int32_t spare2
+    uint32_t work_kinds         # bit set of the kinds in work
     uint64_t touch[4096]        # page << 8 | number of atomic operations

@@ -198,6 +198,23 @@ cdef class WorldHandle:
         if moved:
             self.repoint()
 
+    # ---- checkpoints
+    def scalars(self):
+        """What is not in the arrays, as bytes; for `restore` of the same build."""
+        return (<char *>self.w)[:sizeof(World)]
+
+    def restore(self, dict arrays, bytes scalars):
+        """Goes on with the arrays and scalars of another run of the same kernel and machine. Raises ValueError."""
+        cdef World *saved
+        if len(scalars) != sizeof(World) or set(arrays) != set(self.arrays):
+            raise ValueError("the checkpoint is of another build")
+        saved = <World *><char *>scalars
+        if saved.nr_cpus != self.w.nr_cpus or saved.nr_nodes != self.w.nr_nodes:
+            raise ValueError("the checkpoint is of another machine")
+        self.w[0] = saved[0]
+        self.arrays.update(arrays)
+        self.repoint()
+
     def __getattr__(self, name):
         try:
             return self.arrays[name]

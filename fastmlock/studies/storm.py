@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from fastmlock.machine.topology import Topology
 from fastmlock.scenario.system import (MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE_SIZE, PROT_READ,
                                        PROT_WRITE)
 from fastmlock.state.layout import K, STRUCTS
+from fastmlock.studies.checkpoint import Checkpoint
 from fastmlock.studies.memory import available_bytes
 from fastmlock.system import System
 
@@ -94,6 +96,8 @@ class Storm:
                              "each has one to itself")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
+        if self.bystanders and self.order != "together":
+            raise StormError(f"--bystanders {self.bystanders}: only with --order together; they go on until all have left")
         if self.survivor not in SURVIVORS:
             raise StormError(f"--survivor {self.survivor}: one of {', '.join(SURVIVORS)} is needed")
         if self.pages > 1 << 27:
@@ -258,22 +262,56 @@ def releases(storm: Storm, machine: Machine, leavers: list[int]) -> Iterator[lis
             yield [(pid, machine.end_ns())]
 
 
-def run(storm: Storm, kernel: str, progress: Progress = _quiet) -> StormResult:
-    """Runs the storm on one kernel. Raises StormError, UnknownKernel or ModelError."""
+def _empty(storm: Storm, kernel: str) -> tuple[System, Machine]:
+    """A system and a machine of the storm's shape, to put a checkpoint into."""
+    topology = storm.topology()
+    system = System(kernel, cpus=topology.cpus, nodes=topology.nodes)
+    return system, Machine(system, topology, storm.costs, seed=storm.seed, traits=lock_options(storm.locks))
+
+
+def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Checkpoint | None = None) -> StormResult:
+    """Runs the storm on one kernel. Raises StormError, UnknownKernel or ModelError.
+
+    With a `checkpoint`, goes on from what it holds, if anything, and keeps the state there every now and then and when
+    `progress` raises; what it holds is removed when the storm is over.
+    """
     begin = time.perf_counter()
-    system, machine, leavers = prepare(storm, kernel, progress)
-    counts, stat = system.counts, system.vmstat()
+    meta: dict[str, Any]
+    if checkpoint and checkpoint.exists():
+        kernels.get(kernel)
+        system, machine = _empty(storm, kernel)
+        meta = checkpoint.load(system, machine)
+    else:
+        system, machine, leavers = prepare(storm, kernel, progress)
+        meta = {"leavers": leavers, "counts": system.counts, "stat": system.vmstat(), "started": 0}
+        if checkpoint:
+            checkpoint.write(system, machine, meta)
+    leavers, counts, stat = meta["leavers"], meta["counts"], meta["stat"]
     ready = time.perf_counter()
     what = f"{kernel}: {storm.procs} processes exit"
 
     def go() -> None:
         while machine.run(max_events=SLICE_EVENTS):
+            if checkpoint and checkpoint.due():
+                checkpoint.write(system, machine, meta)
             progress(what, min(1.0, (system.counts["munlocks"] - counts["munlocks"]) / (storm.procs * storm.pages)))
 
-    for group in releases(storm, machine, leavers):
-        for pid, at_ns in group:
-            machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
-        go()
+    try:
+        if meta["started"]:
+            go()
+        for number, group in enumerate(releases(storm, machine, leavers)):
+            if number < meta["started"]:
+                continue
+            for pid, at_ns in group:
+                machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
+            meta["started"] = number + 1
+            go()
+    except KeyboardInterrupt:
+        if checkpoint:
+            checkpoint.write(system, machine, meta)
+        raise
+    if checkpoint:
+        checkpoint.remove()
     over = time.perf_counter()
     progress(what, 1.0)
 

@@ -1,0 +1,159 @@
+"""Times the running kernel's own operations, per page, through ctypes. Needs no privilege: it stays below 4 MiB."""
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+PAGE = mmap.PAGESIZE
+PAGES = 768
+MADV_NOHUGEPAGE = 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+for _name in ("mlock", "munlock", "munmap"):
+    getattr(_libc, _name).argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23
+
+
+class MeasureError(OSError):
+    """The kernel refused an operation; the text is one line."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One operation: median ns per page (or per call) and the 10th and 90th percentile of the repetitions."""
+
+    ns: float
+    low_ns: float
+    high_ns: float
+    repetitions: int
+
+    @classmethod
+    def of(cls, samples: list[float]) -> Measured:
+        low, middle, high = np.quantile(samples, [0.1, 0.5, 0.9])
+        return cls(float(middle), float(low), float(high), len(samples))
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise MeasureError(number, f"{what}: {os.strerror(number)}")
+
+
+def _map(fd: int = -1) -> int:
+    flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address = _libc.mmap(None, PAGES * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise MeasureError(ctypes.get_errno(), "mmap")
+    _libc.madvise(address, PAGES * PAGE, MADV_NOHUGEPAGE)
+    return int(address)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    begin = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - begin) / PAGES
+
+
+def _touch(address: int) -> None:
+    """Writes a byte of each page from user mode, one fault each, without Python's own time for each page."""
+    view = (ctypes.c_char * (PAGES * PAGE)).from_address(address)
+    np.frombuffer(view, np.uint8)[::PAGE] = 1
+
+
+def measure(repetitions: int = 25, cpu: int | None = None) -> dict[str, Measured]:
+    """All operations on one CPU, and the shared ones on two if this process may use two. Keys: syscall, fault_shared,
+    fault_anon, unmap_anon, mlock_anon, munlock_anon, mlock_shared, munlock_shared, and with two CPUs mlock_shared_2
+    and munlock_shared_2. Raises MeasureError."""
+    allowed = sorted(os.sched_getaffinity(0))
+    cpus = [allowed[0] if cpu is None else cpu, *(c for c in allowed if c != (allowed[0] if cpu is None else cpu))]
+    try:
+        os.sched_setaffinity(0, {cpus[0]})
+        samples: dict[str, list[float]] = {}
+        fd = os.memfd_create("fastmlock-calibrate")
+        try:
+            os.ftruncate(fd, PAGES * PAGE)
+            keep = _map(fd)
+            _touch(keep)                                        # so that the page cache has them all
+            for _ in range(repetitions + 3):
+                for name, ns in _round(fd).items():
+                    samples.setdefault(name, []).append(ns)
+            _libc.munmap(keep, PAGES * PAGE)
+            if len(cpus) > 1:
+                samples.update(_two(fd, cpus[1], repetitions))
+        finally:
+            os.close(fd)
+    finally:
+        os.sched_setaffinity(0, set(allowed))
+    return {name: Measured.of(values[3:] if len(values) > repetitions else values) for name, values in samples.items()}
+
+
+def _lock_both(address: int, prefix: str) -> dict[str, float]:
+    size = PAGES * PAGE
+    return {f"mlock_{prefix}": _timed(lambda: _check(_libc.mlock(address, size), "mlock")),
+            f"munlock_{prefix}": _timed(lambda: _check(_libc.munlock(address, size), "munlock"))}
+
+
+def _round(fd: int) -> dict[str, float]:
+    out = {}
+    begin = time.perf_counter_ns()
+    for _ in range(200):
+        os.getppid()
+    out["syscall"] = (time.perf_counter_ns() - begin) / 200
+    address = _map()
+    out["fault_anon"] = _timed(lambda: _touch(address))
+    out.update(_lock_both(address, "anon"))
+    out["unmap_anon"] = _timed(lambda: _libc.munmap(address, PAGES * PAGE))
+    address = _map(fd)
+    out["fault_shared"] = _timed(lambda: _touch(address))
+    out.update(_lock_both(address, "shared"))
+    _libc.munmap(address, PAGES * PAGE)
+    return out
+
+
+def _two(fd: int, other: int, repetitions: int) -> dict[str, list[float]]:
+    """The same file locked and unlocked by another process on another CPU in a loop meanwhile. Only rounds count in
+    which the other got through one of its own, so that a busy machine does not pass for an idle second CPU."""
+    counter = mmap.mmap(-1, PAGE)
+    progress = np.frombuffer(counter, np.int64)
+    address = _map(fd)
+    _touch(address)
+    size = PAGES * PAGE
+    child = os.fork()
+    if child == 0:
+        try:
+            os.sched_setaffinity(0, {other})
+            mine = _map(fd)
+            _touch(mine)
+            stop = time.monotonic() + 20
+            while time.monotonic() < stop and os.getppid() != 1:
+                _libc.mlock(mine, size)
+                _libc.munlock(mine, size)
+                progress[0] += 1
+        finally:
+            os._exit(0)
+    samples: dict[str, list[float]] = {}
+    try:
+        time.sleep(0.05)
+        for _ in range(40 * repetitions):
+            before = int(progress[0])
+            found = _lock_both(address, "shared_2")
+            if progress[0] > before:
+                for name, ns in found.items():
+                    samples.setdefault(name, []).append(ns)
+            if len(samples.get("mlock_shared_2", ())) == repetitions:
+                break
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        _libc.munmap(address, size)
+    return samples if len(samples.get("mlock_shared_2", ())) == repetitions else {}

@@ -1,0 +1,71 @@
+"""The model's own cost of the operations that `kernel` times, on one or two simulated CPUs of this machine."""
+from __future__ import annotations
+
+from fastmlock.calibrate.kernel import PAGES
+from fastmlock.flows.ids import FLOWS
+from fastmlock.machine.costs import Costs
+from fastmlock.machine.machine import Machine
+from fastmlock.machine.topology import Topology
+from fastmlock.system import System
+
+ADDRESS = 0x100000000000
+SIZE = PAGES * 4096
+
+
+def costs_of(kernel: str, costs: Costs, topology: Topology) -> dict[str, float]:
+    """ns per page of every operation, by the names of `kernel.measure`."""
+    out = {}
+    for kind in ("anon", "shared"):
+        system = System(kernel, cpus=topology.cpus, nodes=topology.nodes)
+        file = system.create_file("tmpfs", PAGES, observe=False) if kind == "shared" else None
+        flags = 0x1 | 0x10 if kind == "shared" else 0x22 | 0x10
+        if file is not None:                                    # another mapping keeps the pages
+            keeper = system.spawn(cpu=0)
+            system.mmap(keeper, ADDRESS, SIZE, 3, flags, file, 0)
+            system.touch(keeper, ADDRESS, PAGES, True)
+        pid = system.spawn(cpu=0)
+        system.mmap(pid, ADDRESS, SIZE, 3, flags, file, 0)
+        machine = Machine(system, topology, costs)
+        steps = (("fault", "F_TOUCH", (ADDRESS >> 12, PAGES, 1)), ("mlock", "F_SYS_MLOCK", (ADDRESS, SIZE, 0x2000)),
+                 ("munlock", "F_SYS_MUNLOCK", (ADDRESS, SIZE)), ("unmap", "F_SYS_MUNMAP", (ADDRESS, SIZE)))
+        for name, flow, arguments in steps:
+            begin = machine.end_ns()
+            machine.start(pid, begin, flow=FLOWS[flow], args=arguments)
+            machine.run()
+            out[f"{name}_{kind}"] = (int(machine.tasks[pid]["exit_ns"]) - begin) / PAGES
+    if topology.cpus > 1:
+        out.update(_two(kernel, costs, topology))
+    return out
+
+
+def _two(kernel: str, costs: Costs, topology: Topology, rounds: int = 6) -> dict[str, float]:
+    """Two processes on two CPUs lock and unlock the same file in a loop; means of the middle rounds of one."""
+    system = System(kernel, cpus=topology.cpus, nodes=topology.nodes)
+    file = system.create_file("tmpfs", PAGES, observe=False)
+    pids = []
+    for cpu in (0, 1):
+        pids.append(system.spawn(cpu=cpu))
+        system.mmap(pids[-1], ADDRESS, SIZE, 3, 0x1 | 0x10, file, 0)
+        system.touch(pids[-1], ADDRESS, PAGES, True)
+    machine = Machine(system, topology, costs)
+    calls = {"mlock": ("F_SYS_MLOCK", (ADDRESS, SIZE, 0x2000)), "munlock": ("F_SYS_MUNLOCK", (ADDRESS, SIZE))}
+    spent: dict[str, list[float]] = {"mlock": [], "munlock": []}
+    doing = {pid: "mlock" for pid in pids}
+    begun = {}
+    for i, pid in enumerate(pids):
+        begun[pid] = 1_000 * i
+        machine.start(pid, begun[pid], flow=FLOWS["F_SYS_MLOCK"], args=calls["mlock"][1])
+    at_ns = 0
+    while len(spent["munlock"]) < rounds:
+        at_ns += 500
+        machine.run(until_ns=at_ns)
+        for pid in pids:
+            task = machine.tasks[pid]
+            if int(task["exit_ns"]) >= begun[pid] and system.tasks[pid]["depth"] < 0:
+                if pid == pids[0]:
+                    spent[doing[pid]].append((int(task["exit_ns"]) - begun[pid]) / PAGES)
+                doing[pid] = "munlock" if doing[pid] == "mlock" else "mlock"
+                begun[pid] = max(at_ns, int(task["exit_ns"]))
+                flow, arguments = calls[doing[pid]]
+                machine.start(pid, begun[pid], flow=FLOWS[flow], args=arguments)
+    return {f"{name}_shared_2": sum(values[1:]) / len(values[1:]) for name, values in spent.items()}

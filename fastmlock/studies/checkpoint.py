@@ -1,0 +1,97 @@
+"""A storm that was broken off goes on: everything that changes is arrays, written to a folder now and then.
+
+A checkpoint is a folder of .npy files, one for each array of the world and of the machine, and meta.json. It is
+written beside the last one and takes its place in one rename, so a kill at any moment leaves a whole one. Going on
+from it gives the same bytes as a run that was never broken off.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastmlock import __version__
+
+if TYPE_CHECKING:
+    from fastmlock.machine.machine import Machine
+    from fastmlock.studies.storm import Storm
+    from fastmlock.system import System
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the text is one line."""
+
+
+class Checkpoint:
+    """Where and how often the state of one storm on one kernel is kept.
+
+    Parameters
+    ----------
+    directory : folder of all checkpoints of a command; made if need be
+    every_s : host seconds between two
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], storm: Storm, kernel: str, every_s: float = 60.0) -> None:
+        costs = sorted((name, cost.ns) for name, cost in (storm.costs or {}).items())
+        what = asdict(storm) | {"costs": costs, "kernel": kernel, "version": __version__}
+        self.key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.path = Path(directory) / f"{kernel}-{self.key}"
+        self.every_s = every_s
+        self.written = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self.written >= self.every_s
+
+    def write(self, system: System, machine: Machine, meta: dict[str, object]) -> None:
+        """Keeps the state; `meta` is what the study itself must know to go on, for JSON. Raises OSError."""
+        new, old = self.path.with_suffix(".new"), self.path.with_suffix(".old")
+        for path in (new, old):
+            shutil.rmtree(path, ignore_errors=True)
+        new.mkdir(parents=True)
+        for prefix, arrays in (("world", system.arrays), ("machine", machine.arrays)):
+            for name, array in arrays.items():
+                np.save(new / f"{prefix}.{name}.npy", array)
+        (new / "world.scalars").write_bytes(system.scalars())
+        (new / "meta.json").write_text(json.dumps(meta))
+        if self.path.exists():
+            self.path.rename(old)
+        new.rename(self.path)
+        shutil.rmtree(old, ignore_errors=True)
+        self.written = time.monotonic()
+
+    def exists(self) -> bool:
+        return self._found() is not None
+
+    def _found(self) -> Path | None:
+        """The last whole checkpoint: a kill between the two renames leaves it under its old name."""
+        for path in (self.path, self.path.with_suffix(".old")):
+            if (path / "meta.json").exists():
+                return path
+        return None
+
+    def load(self, system: System, machine: Machine) -> dict[str, object]:
+        """Puts the state back into a system and a machine made as for a fresh run; -> meta. Raises CheckpointError."""
+        path = self._found()
+        if path is None:
+            raise CheckpointError(f"{self.path}: no checkpoint of this storm")
+        try:
+            world, mine = ({name: np.load(path / f"{prefix}.{name}.npy") for name in arrays}
+                           for prefix, arrays in (("world", system.arrays), ("machine", machine.arrays)))
+            system.restore(world, (path / "world.scalars").read_bytes())
+            machine.load(mine, copy=False)
+            meta: dict[str, object] = json.loads((path / "meta.json").read_text())
+            return meta
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: {error}") from None
+
+    def remove(self) -> None:
+        """The storm is over."""
+        for path in (self.path, self.path.with_suffix(".old"), self.path.with_suffix(".new")):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""A storm that is killed goes on from its checkpoint and ends with the same bytes."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fastmlock.cli import main
+from fastmlock.studies.checkpoint import Checkpoint
+from fastmlock.studies.storm import Storm, run
+
+
+def same(result) -> str:
+    return json.dumps(result.record(host=False), sort_keys=True) + str(result.exit_ns.tolist()) + str(result.lock_stat.tolist())
+
+
+@pytest.mark.parametrize("order", ["together", "in-turn"])
+@pytest.mark.parametrize("kernel", ["5.17-rc2", "5.18"])
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_broken_off_and_resumed_is_the_same(tmp_path, monkeypatch, kernel: str, order: str, stop_at: int) -> None:
+    monkeypatch.setattr("fastmlock.studies.storm.SLICE_EVENTS", 1500)
+    storm = Storm(procs=6, pages=800, cpus=8, order=order, survivor="after", bystanders=int(order == "together"), locks=("spin=ticket",))
+    whole = same(run(storm, kernel))
+    seen = 0
+
+    def interrupt(what: str, share: float) -> None:
+        nonlocal seen
+        seen += "exit" in what
+        if seen == stop_at:
+            raise KeyboardInterrupt
+
+    kept = Checkpoint(tmp_path, storm, kernel)
+    with pytest.raises(KeyboardInterrupt):
+        run(storm, kernel, interrupt, kept)
+    assert kept.exists()
+    assert same(run(storm, kernel, checkpoint=Checkpoint(tmp_path, storm, kernel))) == whole
+    assert not kept.exists()
+
+
+def test_another_storm_does_not_take_it(tmp_path) -> None:
+    one = Checkpoint(tmp_path, Storm(procs=2, pages=10, cpus=2), "5.18")
+    other = Checkpoint(tmp_path, Storm(procs=2, pages=11, cpus=2), "5.18")
+    assert one.path != other.path
+
+
+def test_killed_and_resumed(tmp_path) -> None:
+    """SIGKILL at whatever moment after the first checkpoint."""
+    size = ["storm", "--procs", "24", "--pages", "3000", "--kernels", "5.17-rc2"]
+    options = [*size, "--checkpoint", str(tmp_path / "kept"), "--checkpoint-s", "0.05", "-o", str(tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-m", "fastmlock", *options], stdout=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("kept/*/meta.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("kept/*/meta.json"))
+    assert main([*options, "--resume"]) == 0
+    assert main([*size, "-o", str(tmp_path / "again")]) == 0
+    resumed, again = (json.loads((tmp_path / name / "storm.json").read_text())["results"][0] for name in ("out", "again"))
+    host = ("host_setup_s", "host_run_s", "nbytes")
+    assert {k: v for k, v in resumed.items() if k not in host} == {k: v for k, v in again.items() if k not in host}
+    assert not list(tmp_path.glob("kept/*"))
+
+
+def test_resume_needs_a_place(capsys) -> None:
+    assert main(["storm", "--resume"]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
