@@ -81,7 +81,6 @@ cdef enum Flow:
     F_COMPACT
     F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
     F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
-    F_SYS_BRK               # a = start of the heap, b = old end, c = new end (page numbers); ret = the end
     F_SYS_SHM_LOCK          # a = mapping, b = lock or unlock
     NR_FLOWS = 256
 
