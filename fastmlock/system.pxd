@@ -1,6 +1,6 @@
-from fastmlock.state.world cimport WorldHandle
+from fastmlock.view cimport View
 
-cdef class System(WorldHandle):
+cdef class System(View):
     cdef readonly str kernel
     cdef readonly int cpus
     cdef readonly int worker_cpu
@@ -22,5 +22,3 @@ cdef class System(WorldHandle):
     cdef int nr_vmas(self, int task)
     cdef int make_room(self, long pages) except -1
     cdef int grow_file(self, int file, long pages) except -1
-    cdef tuple smaps(self, unsigned int vma)
-    cdef unsigned int find(self, int pid, addr)

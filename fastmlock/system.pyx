@@ -22,6 +22,7 @@ from fastmlock.flows.step cimport flow_start, run_untimed
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma, mm_alloc
+from fastmlock.state.debug cimport CHECKS
 from fastmlock.state.types cimport *
 
 import errno as _errno
@@ -30,26 +31,14 @@ import numpy as np
 
 from fastmlock import kernels
 from fastmlock.scenario.system import NotSupported
-from fastmlock.state.check import problems
+from fastmlock.audit.consistency import problems
 from fastmlock.state.layout import K
 from fastmlock.state.world import ModelError
-
-cdef extern from *:
-    """
-    #ifndef FASTMLOCK_DEBUG
-    #define FASTMLOCK_DEBUG 0
-    #endif
-    """
-    const bint FASTMLOCK_DEBUG
 
 DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
 cdef enum:
     MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
-_LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG_active, "A"),
-            (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
-            (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
-_EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
@@ -58,7 +47,8 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction", <int>F_FAULT: "a fault on a swap or migration entry",
+    <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction",
+    <int>F_FAULT: "a fault on a swap or migration entry",
 }
 
 
@@ -73,7 +63,7 @@ if _FLOWS["F_SYS_EXIT"] != F_SYS_EXIT or _FLOWS["F_COMPACT"] != F_COMPACT:
     raise ImportError("flow numbers differ between frame.pxd as compiled and as read")
 
 
-cdef class System(WorldHandle):
+cdef class System(View):
     """A machine running `kernel`; the protocol of `fastmlock.scenario.system.SystemUnderTest`.
 
     Parameters
@@ -86,7 +76,7 @@ cdef class System(WorldHandle):
     capacity : dict
         see `WorldHandle`; arrays grow as they must
     check : bool
-        after every call, all that must hold is looked at (`fastmlock.state.check`), and ModelError raised with what
+        after every call, all that must hold is looked at (`fastmlock.audit.consistency`), and ModelError raised with what
         does not; the default of a debug build
 
     Raises
@@ -95,9 +85,9 @@ cdef class System(WorldHandle):
     """
 
     def __init__(self, kernel="5.17-rc2", int cpus=2, int worker_cpu=0, int controller_cpu=1, *, int nodes=1,
-                 int memcgs=1, dict capacity=None, bint check=FASTMLOCK_DEBUG):
+                 int memcgs=1, dict capacity=None, bint check=CHECKS):
         traits = kernels.get(kernel) if isinstance(kernel, str) else kernel
-        WorldHandle.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
+        View.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
         self.kernel = kernel if isinstance(kernel, str) else "custom"
         self.checking = False
         self.shm_locked = {}
@@ -149,7 +139,7 @@ cdef class System(WorldHandle):
         """Raises NotSupported or ModelError if the last run could not go on."""
         if self.w.error == ERR_UNSUPPORTED:
             raise NotSupported(NOT_MODELLED.get(self.w.unsupported, f"flow {self.w.unsupported}"))
-        WorldHandle.check(self)
+        View.check(self)
 
     # ------------------------------------------------------------ calls that race
     def defer(self):
@@ -178,7 +168,7 @@ cdef class System(WorldHandle):
             for pool, count in need.items():
                 self.room[pool] = self.room.get(pool, 0) + count
             need = self.room
-        WorldHandle.reserve(self, **need)
+        View.reserve(self, **need)
 
     cdef int nr_vmas(self, int task):
         return self.w.mms[self.w.tasks[task].mm].map_count
@@ -381,26 +371,6 @@ cdef class System(WorldHandle):
         if flags & 2 and not self.w.tr.mremap_checks_first:
             self.munmap(pid, new_addr, new << 12)
         return -1, _errno.EINVAL
-
-    def msync(self, int pid, addr, length, int flags):
-        """No drain. MS_INVALIDATE (2) refuses locked vmas, MS_SYNC (4) of a disk file is not modelled."""
-        cdef World *w = self.w
-        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
-            return -1, _errno.EINVAL
-        start = covered = addr >> 12
-        end = start + pages_up(length)
-        vma = w.mms[w.tasks[pid].mm].vma
-        while vma:
-            v = w.vmas[<uint32_t>vma]
-            if v.start < end and v.end > start:
-                if flags & 2 and v.flags & VM_LOCKED:
-                    return -1, _errno.EBUSY
-                if flags & 4 and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
-                    raise NotSupported("msync(MS_SYNC) of a disk file")
-                if v.start <= covered:
-                    covered = v.end
-            vma = v.next
-        return (0, 0) if covered >= end else (-1, _errno.ENOMEM)
 
     def mprotect(self, int pid, addr, length, int prot):
         if addr % 4096:
@@ -623,101 +593,3 @@ cdef class System(WorldHandle):
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0
-
-    # ------------------------------------------------------------ what can be seen
-    def vmstat(self):
-        stat = self.stat_refresh()
-        events = self.vm_events()
-        out = {"nr_mlock": int(stat[K.ST_MLOCK]), "nr_unevictable": int(stat[K.ST_UNEVICTABLE])}
-        out.update((f"unevictable_pgs_{name}", int(events[i])) for i, name in enumerate(_EVENTS))
-        out.update(nr_inactive_anon=int(stat[0]), nr_active_anon=int(stat[1]), nr_inactive_file=int(stat[2]),
-                   nr_active_file=int(stat[3]))
-        return out
-
-    def vm_lck(self, int pid):
-        return self.w.mms[self.w.tasks[pid].mm].locked_vm * 4
-
-    def vmas(self, int pid):
-        cdef World *w = self.w
-        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma
-        out = []
-        while vma:
-            out.append(self.smaps(vma))
-            vma = w.vmas[vma].next
-        return out
-
-    cdef tuple smaps(self, uint32_t vma):
-        """One entry of smaps: Locked is the proportional share of the pages present in a locked vma."""
-        cdef World *w = self.w
-        cdef Vma *v = &w.vmas[vma]
-        cdef int64_t vpn = next_mapped(w, v.mm, v.start, v.end), base
-        cdef int64_t rss = 0, pss = 0
-        cdef uint32_t leaf
-        cdef uint64_t pte
-        cdef int i, end
-        while vpn < v.end:
-            leaf = find_leaf(w, v.mm, vpn)
-            base = w.leaves[leaf].vpn
-            end = <int>min(v.end - base, 512)
-            i = next_pte(w, leaf, <int>(vpn - base), end)
-            while i < end:
-                pte = pte_get(w, leaf, i)
-                if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
-                    rss += 4096
-                    pss += (<int64_t>4096 << 12) // max(w.pages[pte_pfn(pte)].mapcount, 1)
-                i = next_pte(w, leaf, i + 1, end)
-            vpn = next_mapped(w, v.mm, base + 512, v.end)
-        return (v.start << 12, v.end << 12, v.flags & 0x7fffffffffff, pss >> 22 if v.flags & VM_LOCKED else 0, rss >> 10)
-
-    cdef uint32_t find(self, int pid, addr):
-        cdef uint32_t vma = find_vma(self.w, self.w.tasks[pid].mm, addr >> 12)
-        return vma if vma and self.w.vmas[vma].start <= addr >> 12 else 0
-
-    def mapping_of(self, int pid, addr):
-        """Number of the file that the vma at `addr` maps, 0 for anonymous memory or no vma."""
-        return self.w.vmas[self.find(pid, addr)].mapping
-
-    def offset_of(self, int pid, addr):
-        """Byte offset in its file of the first byte of the vma at `addr`."""
-        return self.w.vmas[self.find(pid, addr)].pgoff << 12
-
-    def pte(self, int pid, addr):
-        cdef World *w = self.w
-        cdef uint32_t leaf = find_leaf(w, w.tasks[pid].mm, addr >> 12)
-        cdef uint64_t pte = pte_get(w, leaf, (addr >> 12) & 511) if leaf else 0
-        if pte & (PTE_SWAP | PTE_MIGRATION):
-            return "s", 0
-        if not pte & PTE_PRESENT:
-            return "-", 0
-        anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
-        return "a" if anon else "f", pte_pfn(pte)
-
-    def ptes(self, int pid, addr, long pages):
-        """The page-table entries of `pages` pages from `addr` on: uint64[pages], PTE_* bits below bit 12, pfn above;
-        0 where there is none."""
-        cdef World *w = self.w
-        cdef int64_t vpn = addr >> 12, at
-        cdef uint32_t leaf
-        out = np.zeros(max(pages, 0), np.uint64)
-        cdef uint64_t[::1] entries = out
-        at = next_mapped(w, w.tasks[pid].mm, vpn, vpn + pages)
-        while at < vpn + pages:
-            leaf = find_leaf(w, w.tasks[pid].mm, at)
-            entries[at - vpn] = pte_get(w, leaf, <int>(at & 511))
-            at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
-        return out
-
-    def page(self, long pfn):
-        """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
-        cdef Page *p = &self.w.pages[pfn]
-        if p.flags & PG_buddy:
-            return 0, "", -1
-        counted = self.w.tr.p06 and (p.flags & (PG_lru | PG_unevictable)) == (PG_lru | PG_unevictable)
-        return (p.mapcount, "".join(letter for flag, letter in _LETTERS if p.flags & <uint32_t>flag),
-                p.lru_prev if counted else -1)
-
-    def file_pages(self, int file):
-        return self.w.mappings[file].size
-
-    def cached(self, int file, long index):
-        return find_get_page(self.w, file, index)

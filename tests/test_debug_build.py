@@ -6,7 +6,7 @@ import pytest
 from fastmlock.state.world import DEBUG_BUILD, ModelError
 from fastmlock.system import System
 
-pytestmark = pytest.mark.skipif(not DEBUG_BUILD, reason="a release build: FASTMLOCK_DEBUG=1 was not set when it was built")
+pytestmark = pytest.mark.skipif(not DEBUG_BUILD, reason="a release build: made without FASTMLOCK_DEBUG=1")
 
 
 def mapped() -> tuple[System, int, int]:

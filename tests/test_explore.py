@@ -3,7 +3,7 @@ import pytest
 
 from fastmlock import System
 from fastmlock.explore import barrier
-from fastmlock.explore.audit import audit, lockers
+from fastmlock.audit.account import audit, lockers
 from fastmlock.explore.interleave import Interleaving
 from fastmlock.explore.outcome import SearchLimit
 from fastmlock.explore.race import default_race, play_all, search

@@ -9,7 +9,7 @@ from test_reference import OPENING, commands
 from fastmlock import kernels
 from fastmlock.scenario import parse, recordings
 from fastmlock.scenario.run import Runner, run
-from fastmlock.state.check import problems
+from fastmlock.audit.consistency import problems
 from fastmlock.state.world import ModelError
 from fastmlock.system import System
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastmlock import System, cli, kernels
-from fastmlock.explore.audit import audit
+from fastmlock.audit.account import audit
 from fastmlock.kernels import SERIES
 from fastmlock.scenario import conformance, language, recordings
 from fastmlock.scenario.run import run

@@ -21,7 +21,8 @@ def register(commands: Any) -> None:
                      help="compare with this file of records, or with the recording made on this kernel; prints "
                           "what differs in place of the records")
     sub.add_argument("--show", metavar="WHAT[,WHAT...]", type=_files, default=(),
-                     help="print these files of /proc as they are in the end, in place of the records: vmstat, meminfo, "
+                     help="print these files of /proc as they are in the end, in place of the records: vmstat, "
+                          "meminfo, "
                           "status, smaps, pagemap, kpageflags, kpagecount")
     sub.add_argument("--reference", action="store_true", help="run the plain Python reference, not the compiled model")
     sub.add_argument("-o", "--output", metavar="FILE", help="write the records to this file")
@@ -43,9 +44,9 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError("--show: the plain reference model keeps no page tables to show")
     records = []
     last: list[Any] = []
-    wanted = arguments.output or real is None and not arguments.show
+    wanted = arguments.output or (real is None and not arguments.show)
     with output(arguments.output) if wanted else nullcontext() as stream:
-        for record in run(scenario, system, kernel=arguments.kernel, image=True, watch=lambda runner: last.append(runner)):
+        for record in run(scenario, system, kernel=arguments.kernel, image=True, watch=last.append):
             del last[:-1]
             if stream is not None:
                 stream.write(json.dumps(record) + "\n")

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from fastmlock.audit.account import Audit, audit
 from fastmlock.scenario import commands as c
 from fastmlock.scenario import language, races
 from fastmlock.scenario.observe import changes
 from fastmlock.scenario.run import Reply, Runner
 from fastmlock.scenario.system import NotSupported
 
-from .audit import Audit, audit
 from .outcome import Found
 from .schedule import play, turns_of
 from .search import Search

@@ -132,6 +132,19 @@ cdef uint32_t successor(World *w, uint32_t node) noexcept nogil:
 
 
 # ---- truncation and invalidation, a pagevec at a time
+cdef inline void pagevec_lookup(World *w, Frame *f, PageVec *pv, int64_t end) noexcept nogil:
+    """Fills a batch with the next pages of file a, from page b + i on and below `end`, a reference to each; j = 0."""
+    cdef uint32_t page
+    while f.b + f.i < end and pv.nr < w.tr.pvec_size:
+        page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
+        f.i += 1
+        if page:
+            get_page(w, page)
+            pv.page[pv.nr] = page
+            pv.nr += 1
+    f.j = 0
+
+
 cdef enum:
     TR_UNMAPPED = 1
     TR_GATHER = 2
@@ -162,14 +175,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:
         if f.pc == TR_GATHER:
-            while f.b + f.i < end and pv.nr < w.tr.pvec_size:
-                page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
-                f.i += 1
-                if page:
-                    get_page(w, page)
-                    pv.page[pv.nr] = page
-                    pv.nr += 1
-            f.j = 0
+            pagevec_lookup(w, f, pv, end)
             f.pc = TR_PAGE
             if not pv.nr:
                 if f.d >= 0:
@@ -236,14 +242,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, IV_GATHER, F_DRAIN, t.cpu)
     while True:
         if f.pc == IV_GATHER:
-            while f.b + f.i < end and pv.nr < w.tr.pvec_size:
-                page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
-                f.i += 1
-                if page:
-                    get_page(w, page)
-                    pv.page[pv.nr] = page
-                    pv.nr += 1
-            f.j = 0
+            pagevec_lookup(w, f, pv, end)
             f.pc = IV_PAGE
             if not pv.nr:
                 if f.d and f.k:

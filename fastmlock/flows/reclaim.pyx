@@ -8,16 +8,11 @@ from fastmlock.flows.mlock cimport mlock_page, munlock_page
 from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache
-from fastmlock.mm.interval_tree cimport tree_next
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
-
-
-cdef inline bint maps(uint64_t pte, uint32_t page) noexcept nogil:
-    """Looked at again under the page-table lock: the entry may have changed while it was waited for."""
-    return (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and pte_pfn(pte) == page
+from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
 
 
 # ---- MADV_COLD, MADV_PAGEOUT
@@ -181,7 +176,6 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
     i = tree node, j = leaf, k = stop, b = vpn, c = lock class, d = lock."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
-    cdef int64_t visits = 0
     cdef uint64_t pte
     cdef Vma *v
     cdef int entry, called
@@ -191,27 +185,15 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, TU_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
     while True:
         if f.pc == TU_NEXT:
-            if f.k or p.mapcount == 0:
-                f.i = 0
-            else:
-                f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits)
-                work(w, WK_RMAP_VMA, visits)
-            if not f.i:
+            if f.k or p.mapcount == 0 or not rmap_next(w, page, PTE_PRESENT, page, &f.i, &f.b, &f.j):
                 return ask(t, f, TU_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
-            f.b = rmap_address(w, f.i, page)
-            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, f.b)
-            if not f.j:
-                continue
-            pte = pte_get(w, f.j, <int>(f.b & 511))
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
-                continue
             return ask(t, f, TU_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
         v = &w.vmas[w.nodes[f.i].vma]
         entry = <int>(f.b & 511)
         if f.pc == TU_PTL:
             pte = pte_get(w, f.j, entry)
             f.pc = TU_PTL_FREE
-            if not maps(pte, page):
+            if not page_vma_mapped(w, pte, PTE_PRESENT, page):
                 pass
             elif v.flags & VM_LOCKED:
                 f.k = 1
@@ -352,7 +334,6 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
     """Every entry of page a becomes a migration entry, locked vma or not. Same locals as try_to_unmap."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
-    cdef int64_t visits = 0
     cdef uint64_t pte
     cdef Vma *v
     cdef int entry, called
@@ -362,23 +343,14 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, MI_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
     while True:
         if f.pc == MI_NEXT:
-            f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits) if p.mapcount else 0
-            work(w, WK_RMAP_VMA, visits)
-            if not f.i:
+            if p.mapcount == 0 or not rmap_next(w, page, PTE_PRESENT, page, &f.i, &f.b, &f.j):
                 return ask(t, f, MI_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
-            f.b = rmap_address(w, f.i, page)
-            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, f.b)
-            if not f.j:
-                continue
-            pte = pte_get(w, f.j, <int>(f.b & 511))
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
-                continue
             return ask(t, f, MI_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
         v = &w.vmas[w.nodes[f.i].vma]
         entry = <int>(f.b & 511)
         if f.pc == MI_PTL:
             pte = pte_get(w, f.j, entry)
-            if not maps(pte, page):
+            if not page_vma_mapped(w, pte, PTE_PRESENT, page):
                 return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
             if pte & PTE_DIRTY and not p.flags & PG_anon:
                 p.flags |= PG_dirty
@@ -409,7 +381,7 @@ cdef int remove_migration_ptes(World *w, Task *t, Frame *f) noexcept nogil:
     k = entry, c = lock class, d = lock."""
     cdef uint32_t old = <uint32_t>f.a, page = <uint32_t>f.b
     cdef Page *p = &w.pages[page]
-    cdef int64_t visits = 0, vpn
+    cdef int64_t vpn = 0
     cdef uint64_t pte
     cdef Vma *v
     cdef int called
@@ -419,18 +391,9 @@ cdef int remove_migration_ptes(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, MI_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
     while True:
         if f.pc == MI_NEXT:
-            f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits)
-            work(w, WK_RMAP_VMA, visits)
-            if not f.i:
+            if not rmap_next(w, page, PTE_MIGRATION, old, &f.i, &vpn, &f.j):
                 return ask(t, f, MI_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
-            vpn = rmap_address(w, f.i, page)
-            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, vpn)
             f.k = <int32_t>(vpn & 511)
-            if not f.j:
-                continue
-            pte = pte_get(w, f.j, f.k)
-            if not pte & PTE_MIGRATION or pte_pfn(pte) != old:
-                continue
             return ask(t, f, MI_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
         v = &w.vmas[w.nodes[f.i].vma]
         if f.pc == MI_PTL:

@@ -7,11 +7,11 @@ scan is the caller's choice.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page
-from fastmlock.mm.interval_tree cimport tree_next
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
+from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
 
 cdef enum:
     SWAP_CLUSTER_MAX = 32
@@ -31,7 +31,6 @@ cdef int page_referenced(World *w, Task *t, Frame *f) noexcept nogil:
     one restores a mark the page has missed. i = tree node, j = leaf, k = answer, b = vpn, c = lock class, d = lock."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
-    cdef int64_t visits = 0
     cdef uint64_t pte
     cdef Vma *v
     cdef int entry, called
@@ -47,25 +46,15 @@ cdef int page_referenced(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = PR_NEXT
     while True:
         if f.pc == PR_NEXT:
-            f.i = 0 if f.k & SEEN_LOCKED else tree_next(w, rmap_tree(w, page), f.i, p.index, False, &visits)
-            work(w, WK_RMAP_VMA, visits)
-            visits = 0
-            if not f.i:
+            if f.k & SEEN_LOCKED or not rmap_next(w, page, PTE_PRESENT, page, &f.i, &f.b, &f.j):
                 return ask(t, f, PR_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
-            f.b = rmap_address(w, f.i, page)
-            f.j = find_leaf(w, w.vmas[w.nodes[f.i].vma].mm, f.b)
-            if not f.j:
-                continue
-            pte = pte_get(w, f.j, <int>(f.b & 511))
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
-                continue
             return ask(t, f, PR_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
         if f.pc == PR_PTL:
             v = &w.vmas[w.nodes[f.i].vma]
             entry = <int>(f.b & 511)
             pte = pte_get(w, f.j, entry)
             f.pc = PR_PTL_FREE
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != page:
+            if not page_vma_mapped(w, pte, PTE_PRESENT, page):
                 pass                                # gone meanwhile
             elif v.flags & VM_LOCKED:
                 f.k |= SEEN_LOCKED

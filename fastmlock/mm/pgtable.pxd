@@ -77,6 +77,8 @@ cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 cdef int64_t next_mapped(World *w, uint32_t mm, int64_t vpn, int64_t end) noexcept nogil
 # first entry in [i, end) of a leaf that is not none, or end
 cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
+# The first entry of a vma at or above vpn[0] that is not none: where it is and what it holds; false if there is none.
+cdef bint vma_next_entry(World *w, Vma *vma, int64_t *vpn, uint64_t *pte) noexcept nogil
 # Writes an entry that was none or is replaced. `mapping`, `pgoff`: the page is the one the page cache of that
 # file holds there (mapping 0 = it is not), so that a linear leaf can keep it as a bit.
 cdef void pte_set(World *w, uint32_t leaf, int i, uint64_t pte, uint32_t mapping, int64_t pgoff) noexcept nogil

@@ -125,6 +125,24 @@ cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
     return end
 
 
+cdef bint vma_next_entry(World *w, Vma *vma, int64_t *vpn, uint64_t *pte) noexcept nogil:
+    cdef uint32_t leaf
+    cdef int64_t base
+    cdef int i, end
+    while True:
+        vpn[0] = next_mapped(w, vma.mm, vpn[0], vma.end)
+        if vpn[0] >= vma.end:
+            return False
+        leaf = find_leaf(w, vma.mm, vpn[0])
+        base = w.leaves[leaf].vpn
+        end = <int>min(vma.end - base, PTRS_PER_PTE)
+        i = next_pte(w, leaf, <int>(vpn[0] - base), end)
+        vpn[0] = base + i
+        if i < end:
+            pte[0] = pte_get(w, leaf, i)
+            return True
+
+
 cdef bint make_full(World *w, uint32_t leaf) noexcept nogil:
     """Gives a linear leaf its 512 full entries."""
     cdef Leaf *lf = &w.leaves[leaf]

@@ -75,9 +75,9 @@ def check(kernel: str, scenario: str, system: SystemFactory) -> Result:
     """Runs one scenario on a fresh system and compares it with the recording made on `kernel`.
 
     The recorder's buffers are filled with what it printed, which counters of the whole machine are part of; that is
-    taken from the recording. Where its stack lay is not in the recording, as
-    it is drawn by chance; it shows in what mlockall() of the recorder's own pages counts. If a step differs the other placements are tried; all steps are of the one that
-    agrees best.
+    taken from the recording. Where its stack lay is not in the recording, as it is drawn by chance; it shows in what
+    mlockall() of the recorder's own pages counts. If a step differs the other placements are tried; all steps are of
+    the one that agrees best.
     """
     best: Result | None = None
     for stack in STACKS:
@@ -103,7 +103,8 @@ def _check(kernel: str, scenario: str, system: SystemFactory, stack: Stack) -> R
     mine: list[Record] = []
     failure = ""
     try:
-        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release, image=True, stack=stack, real=real))
+        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release, image=True, stack=stack,
+                        real=real))
     except NotSupported as error:
         return Result(kernel, scenario, None, unsupported=str(error))
     except ScenarioError as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fastmlock.explore.audit import Audit, audit
+from fastmlock.audit.account import Audit, audit
 from fastmlock.explore.interleave import Interleaving
 from fastmlock.explore.names import LOCKS
 from fastmlock.scenario.system import MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, PAGE_SIZE, PROT_READ, PROT_WRITE

@@ -59,21 +59,12 @@ def lockers(WorldHandle world):
 
 cdef void count_vma(World *w, uint32_t vma, int32_t[::1] count) noexcept nogil:
     cdef Vma *v = &w.vmas[vma]
-    cdef int64_t vpn = next_mapped(w, v.mm, v.start, v.end), base
+    cdef int64_t vpn = v.start
     cdef uint64_t pte
-    cdef uint32_t leaf
-    cdef int i, end
-    while vpn < v.end:
-        leaf = find_leaf(w, v.mm, vpn)
-        base = w.leaves[leaf].vpn
-        end = <int>min(v.end - base, 512)
-        i = next_pte(w, leaf, <int>(vpn - base), end)
-        while i < end:
-            pte = pte_get(w, leaf, i)
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
-                count[pte_pfn(pte)] += 1
-            i = next_pte(w, leaf, i + 1, end)
-        vpn = next_mapped(w, v.mm, base + 512, v.end)
+    while vma_next_entry(w, v, &vpn, &pte):
+        vpn += 1
+        if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
+            count[pte_pfn(pte)] += 1
 
 
 def audit(WorldHandle world):

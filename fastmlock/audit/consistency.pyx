@@ -39,27 +39,18 @@ cdef struct Counts:
 cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *locked, Counts *c) noexcept nogil:
     """Adds the entries of one vma to the pages they map."""
     cdef Vma *v = &w.vmas[vma]
-    cdef int64_t vpn = next_mapped(w, v.mm, v.start, v.end), base
-    cdef uint32_t leaf
+    cdef int64_t vpn = v.start
     cdef uint64_t pte
-    cdef int i, end
-    while vpn < v.end:
-        leaf = find_leaf(w, v.mm, vpn)
-        base = w.leaves[leaf].vpn
-        end = <int>min(v.end - base, 512)
-        i = next_pte(w, leaf, <int>(vpn - base), end)
-        while i < end:
-            pte = pte_get(w, leaf, i)
-            c.entries += 1
-            if pte & PTE_MIGRATION:
-                c.waiting += 1
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
-                c.present += 1
-                mapped[pte_pfn(pte)] += 1
-                if v.flags & VM_LOCKED:
-                    locked[pte_pfn(pte)] += 1
-            i = next_pte(w, leaf, i + 1, end)
-        vpn = next_mapped(w, v.mm, base + 512, v.end)
+    while vma_next_entry(w, v, &vpn, &pte):
+        vpn += 1
+        c.entries += 1
+        if pte & PTE_MIGRATION:
+            c.waiting += 1
+        if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
+            c.present += 1
+            mapped[pte_pfn(pte)] += 1
+            if v.flags & VM_LOCKED:
+                locked[pte_pfn(pte)] += 1
 
 
 cdef int64_t walk_list(World *w, uint32_t page, int lru, uint32_t lruvec) noexcept nogil:

@@ -1,0 +1,107 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""What can be seen of a simulated machine from outside: /proc/vmstat, smaps, pagemap, kpageflags and their like."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from fastmlock.mm.filemap cimport find_get_page
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.vma cimport find_vma
+from fastmlock.state.types cimport *
+
+import numpy as np
+
+from fastmlock.state.layout import K
+
+_LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG_active, "A"),
+            (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
+            (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
+_EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+
+
+cdef class View(WorldHandle):
+    """The half of a `fastmlock.system.System` that only looks. Processes and files are its numbers."""
+
+    def vmstat(self):
+        stat = self.stat_refresh()
+        events = self.vm_events()
+        out = {"nr_mlock": int(stat[K.ST_MLOCK]), "nr_unevictable": int(stat[K.ST_UNEVICTABLE])}
+        out.update((f"unevictable_pgs_{name}", int(events[i])) for i, name in enumerate(_EVENTS))
+        out.update(nr_inactive_anon=int(stat[0]), nr_active_anon=int(stat[1]), nr_inactive_file=int(stat[2]),
+                   nr_active_file=int(stat[3]))
+        return out
+
+    def vm_lck(self, int pid):
+        return self.w.mms[self.w.tasks[pid].mm].locked_vm * 4
+
+    def vmas(self, int pid):
+        cdef World *w = self.w
+        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma
+        out = []
+        while vma:
+            out.append(self.smaps(vma))
+            vma = w.vmas[vma].next
+        return out
+
+    cdef tuple smaps(self, uint32_t vma):
+        """One entry of smaps: Locked is the proportional share of the pages present in a locked vma."""
+        cdef World *w = self.w
+        cdef Vma *v = &w.vmas[vma]
+        cdef int64_t vpn = v.start, rss = 0, pss = 0
+        cdef uint64_t pte
+        while vma_next_entry(w, v, &vpn, &pte):
+            vpn += 1
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
+                rss += 4096
+                pss += (<int64_t>4096 << 12) // max(w.pages[pte_pfn(pte)].mapcount, 1)
+        return (v.start << 12, v.end << 12, v.flags & 0x7fffffffffff, pss >> 22 if v.flags & VM_LOCKED else 0, rss >> 10)
+
+    cdef uint32_t find(self, int pid, addr):
+        cdef uint32_t vma = find_vma(self.w, self.w.tasks[pid].mm, addr >> 12)
+        return vma if vma and self.w.vmas[vma].start <= addr >> 12 else 0
+
+    def mapping_of(self, int pid, addr):
+        """Number of the file that the vma at `addr` maps, 0 for anonymous memory or no vma."""
+        return self.w.vmas[self.find(pid, addr)].mapping
+
+    def offset_of(self, int pid, addr):
+        """Byte offset in its file of the first byte of the vma at `addr`."""
+        return self.w.vmas[self.find(pid, addr)].pgoff << 12
+
+    def pte(self, int pid, addr):
+        cdef World *w = self.w
+        cdef uint32_t leaf = find_leaf(w, w.tasks[pid].mm, addr >> 12)
+        cdef uint64_t pte = pte_get(w, leaf, (addr >> 12) & 511) if leaf else 0
+        if pte & (PTE_SWAP | PTE_MIGRATION):
+            return "s", 0
+        if not pte & PTE_PRESENT:
+            return "-", 0
+        anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
+        return "a" if anon else "f", pte_pfn(pte)
+
+    def ptes(self, int pid, addr, long pages):
+        """The page-table entries of `pages` pages from `addr` on: uint64[pages], PTE_* bits below bit 12, pfn above;
+        0 where there is none."""
+        cdef World *w = self.w
+        cdef int64_t vpn = addr >> 12, at
+        cdef uint32_t leaf
+        out = np.zeros(max(pages, 0), np.uint64)
+        cdef uint64_t[::1] entries = out
+        at = next_mapped(w, w.tasks[pid].mm, vpn, vpn + pages)
+        while at < vpn + pages:
+            leaf = find_leaf(w, w.tasks[pid].mm, at)
+            entries[at - vpn] = pte_get(w, leaf, <int>(at & 511))
+            at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
+        return out
+
+    def page(self, long pfn):
+        """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
+        cdef Page *p = &self.w.pages[pfn]
+        if p.flags & PG_buddy:
+            return 0, "", -1
+        counted = self.w.tr.p06 and (p.flags & (PG_lru | PG_unevictable)) == (PG_lru | PG_unevictable)
+        return (p.mapcount, "".join(letter for flag, letter in _LETTERS if p.flags & <uint32_t>flag),
+                p.lru_prev if counted else -1)
+
+    def file_pages(self, int file):
+        return self.w.mappings[file].size
+
+    def cached(self, int file, long index):
+        return find_get_page(self.w, file, index)
