@@ -47,8 +47,7 @@ FILES, FILE_BYTES = 0xA13BC0, 0x8090
 PROCESSES, PROCESS_BYTES = 0xA54040, 1552
 TLS_PAGE = HEAP + 1
 START_UP = (*range(0x4CC, 0x4CF), *range(BIG // PAGE_SIZE, (OUTPUT + OUTPUT_BYTES) // PAGE_SIZE + 1), 0xA6F, 0xA70,
-            0xA74,
-            0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE)
+            0xA74, 0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE)
 AT_FORK = (0x4CC, 0xA70)                # written by the parent before it divides
 WORKERS_OWN = (COMMAND_PAGE, 0x4CD, 0xA74, 0xA75, HEAP, TLS_PAGE)
 USED_TEXT = (0x400, 0x401, 0x411, 0x49D)            # three windows of fault-around
@@ -59,8 +58,7 @@ STEP_0 = len('{"step":0,"cmd":"","kernel":"5.17.0-rc5","drain":0,"kcore":1,"wcpu
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Where a process's stack lies in its pages, which the kernel draws by chance at exec (randomize_va_space): pages
-    at
-    the top that a worker never writes, then pages that nobody has, then those that a worker writes. The controller
+    at the top that a worker never writes, then pages that nobody has, then those that a worker writes. The controller
     has written the first and the upper two of the last. Seen on a live kernel: 1 1 10, 2 0 9, 1 0 10, 1 0 9."""
 
     shared: int
