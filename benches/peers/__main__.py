@@ -1,7 +1,7 @@
 """The lock loop side by side, in one run: the bare loop, this package's machine layer, cimba, SimPy.
 
     pip install simpy cimba
-    python -m benches.peers
+    python benches/peers
 
 64 CPUs, one FIFO lock, hold 100 and think 100 units of virtual time, constant. The machine layer moves cache lines,
 keeps lock_stat, charges every CPU's time and watches for lockups; the others only hand the lock over. CPU seconds, the
@@ -37,13 +37,13 @@ def machine(acquisitions: int) -> tuple[int, float]:
 
 
 def simpy_loop(acquisitions: int) -> tuple[int, float]:
-    from .simpy_loop import run
+    from simpy_loop import run
 
     return run(acquisitions)
 
 
 def cimba_loop(acquisitions: int) -> tuple[int, float]:
-    from .cimba_loop import run
+    from cimba_loop import run
 
     return run(acquisitions)
 
