@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import pytest
 
+from benches.bench_mm import ADDRESS, AFTER, BASE, mapped
 from fastmlock import probe
 from fastmlock.flows.ids import FLOWS
 from fastmlock.machine.bare import bare_loop
 from fastmlock.studies.storm import SLICE_EVENTS, Storm, prepare
-
-from .bench_mm import ADDRESS, AFTER, BASE, mapped
 
 pytestmark = pytest.mark.benchmark
 
