@@ -67,7 +67,7 @@ def _timed(call: Callable[[], object]) -> float:
 def _touch(address: int) -> None:
     """Writes a byte of each page from user mode, one fault each, without Python's own time for each page."""
     view = (ctypes.c_char * (PAGES * PAGE)).from_address(address)
-    np.frombuffer(view, np.uint8)[::PAGE] = 1
+    np.frombuffer(memoryview(view), np.uint8)[::PAGE] = 1
 
 
 def measure(repetitions: int = 25, cpu: int | None = None) -> dict[str, Measured]:

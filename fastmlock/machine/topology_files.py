@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +176,7 @@ def _cpulist(text: str) -> list[int]:
     return out
 
 
-def _shape(cpus: list[Mapping[str, str]], where: str) -> Topology:
+def _shape(cpus: Sequence[Mapping[str, str]], where: str) -> Topology:
     def alike(key: str, inside: str) -> int:
         """How many different `key` each `inside` holds."""
         found: dict[str, set[str]] = {}

@@ -64,5 +64,5 @@ def pagemap(system: System, pid: int, addr: int, pages: int) -> Words:
     out |= np.where(normal & ((page["flags"] & np.uint32(K.PG_anon)) == 0), PM_FILE, np.uint64(0))
     out |= np.where(normal & (page["mapcount"] == 1), PM_MMAP_EXCLUSIVE, np.uint64(0))
     waiting = (entries & np.uint64(PTE_SWAP | PTE_MIGRATION)) != 0
-    result: Words = out | np.where(waiting, PM_SWAP, np.uint64(0))
-    return result
+    out |= np.where(waiting, PM_SWAP, np.uint64(0))
+    return out.astype(np.uint64)

@@ -13,7 +13,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Checkpoint:
     def due(self) -> bool:
         return time.monotonic() - self.written >= self.every_s
 
-    def write(self, system: System, machine: Machine, meta: dict[str, object]) -> None:
+    def write(self, system: System, machine: Machine, meta: dict[str, Any]) -> None:
         """Keeps the state; `meta` is what the study itself must know to go on, for JSON. Raises OSError."""
         new, old = self.path.with_suffix(".new"), self.path.with_suffix(".old")
         for path in (new, old):
@@ -76,7 +76,7 @@ class Checkpoint:
                 return path
         return None
 
-    def load(self, system: System, machine: Machine) -> dict[str, object]:
+    def load(self, system: System, machine: Machine) -> dict[str, Any]:
         """Puts the state back into a system and a machine made as for a fresh run; -> meta. Raises CheckpointError."""
         path = self._found()
         if path is None:
@@ -86,7 +86,7 @@ class Checkpoint:
                            for prefix, arrays in (("world", system.arrays), ("machine", machine.arrays)))
             system.restore(world, (path / "world.scalars").read_bytes())
             machine.load(mine, copy=False)
-            meta: dict[str, object] = json.loads((path / "meta.json").read_text())
+            meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
             return meta
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: {error}") from None

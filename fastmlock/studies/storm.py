@@ -283,11 +283,13 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
         system, machine = _empty(storm, kernel)
         meta = checkpoint.load(system, machine)
     else:
-        system, machine, leavers = prepare(storm, kernel, progress)
-        meta = {"leavers": leavers, "counts": system.counts, "stat": system.vmstat(), "started": 0}
+        system, machine, began = prepare(storm, kernel, progress)
+        meta = {"leavers": began, "counts": system.counts, "stat": system.vmstat(), "started": 0}
         if checkpoint:
             checkpoint.write(system, machine, meta)
-    leavers, counts, stat = meta["leavers"], meta["counts"], meta["stat"]
+    leavers: list[int] = meta["leavers"]
+    counts: dict[str, int] = meta["counts"]
+    stat: dict[str, int] = meta["stat"]
     ready = time.perf_counter()
     what = f"{kernel}: {storm.procs} processes exit"
 

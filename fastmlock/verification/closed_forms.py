@@ -1,6 +1,8 @@
 """Locks alone against queueing theory, on a machine without distances or costs."""
 from __future__ import annotations
 
+from typing import Any
+
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.loops import loop_machine
 from fastmlock.machine.topology import Topology
@@ -19,7 +21,7 @@ def machine_repairman(n: int, think_ns: float, hold_ns: float, servers: int = 1)
     return throughput, queue
 
 
-def _run(cpus: int, think_ns: int, hold_ns: int, acquisitions: int, **loop: object) -> tuple[float, float, float]:
+def _run(cpus: int, think_ns: int, hold_ns: int, acquisitions: int, **loop: Any) -> tuple[float, float, float]:
     """-> throughput per ns, mean number at the lock, mean wait in ns"""
     machine = loop_machine(Topology.ideal(cpus), Costs.zero(), rounds=1 << 40, think_ns=think_ns, hold_ns=hold_ns,
                            exponential=loop.pop("exponential", True), seed=3, **loop)

@@ -105,7 +105,7 @@ def draw(point: Point, path: str) -> str:
     if all(c.x is not None for c in point.comparisons) and point.comparisons:
         for i, series in enumerate(curves):
             mine = sorted((c for c in point.comparisons if c.series == series), key=lambda c: c.x or 0)
-            x = [c.x for c in mine]
+            x = [c.x for c in mine if c.x is not None]
             axes.fill_between(x, [c.known / point.factor for c in mine], [c.known * point.factor for c in mine],
                               color=f"C{i}", alpha=0.12, linewidth=0)
             axes.plot(x, [c.known for c in mine], "o", color=f"C{i}", mfc="none", label=f"{series} known".strip())

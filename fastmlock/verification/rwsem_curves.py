@@ -1,6 +1,8 @@
 """One rwsem hammered by 1 to 64 threads: reads, writes, and both."""
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from fastmlock.machine.loops import loop_machine
 from fastmlock.machine.topology import Topology
 from fastmlock.state.layout import K
@@ -42,7 +44,7 @@ def point(quick: bool) -> Point:
         rows += [Comparison(what=f"{kind}, {n} threads", model=m, known=k, unit="kops/s", x=n, series=kind)
                  for n, m, k in list(zip(THREADS, model[kind], known))[1:]]
     for i, n in enumerate(THREADS):
-        def order(values: dict[str, tuple[int, ...]] | dict[str, list[float]], at: int = i) -> list[str]:
+        def order(values: Mapping[str, Sequence[float]], at: int = i) -> list[str]:
             return sorted(values, key=lambda kind: values[kind][at])
         if n > 1:
             checks.append((f"{n} threads: {' < '.join(order(model))}", order(model) == order(PUBLISHED)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fastmlock.machine.costs import Costs
@@ -67,7 +69,7 @@ def _binomial(n: int, p: float) -> np.ndarray:
 
 
 def simulate(n: int, kind: int, acquisitions: int) -> float:
-    zero = {field: 0 for field in Topology.__dataclass_fields__ if field.endswith("_ns")}
+    zero: dict[str, Any] = {field: 0 for field in Topology.__dataclass_fields__ if field.endswith("_ns")}
     topology = Topology(
         name="uniform", cpus=n, nodes=1, cores_per_node=n, cache_lines=0, **{**zero, "node_transfer_ns": LINE_NS}
     )
