@@ -95,15 +95,9 @@ def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, 
     flags = vma.flags & ~off | on
     if flags == vma.flags:
         return 0, vma
-    merged = mmap.vma_merge(k, mm, prev, start, end, flags, vma.anon_vma, vma.file, vma.index(start),
-                            vma)
-    if merged is not None:
-        vma = merged
-    else:
-        if start != vma.start and (err := mmap.split_vma(k, mm, vma, start, new_below=True)):
-            return err, vma
-        if end != vma.end and (err := mmap.split_vma(k, mm, vma, end, new_below=False)):
-            return err, vma
+    err, vma = mmap.vma_modify(k, mm, vma, prev, start, end, flags)
+    if err:
+        return err, vma
     vma.flags = flags
     return 0, vma
 

@@ -306,15 +306,9 @@ def mlock_fixup(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: 
     oldflags = vma.flags
     if newflags == oldflags or oldflags & (VM_SPECIAL | VM_HUGETLB):
         return 0, vma
-    merged = mmap.vma_merge(k, mm, prev, start, end, newflags, vma.anon_vma, vma.file, vma.index(start),
-                            vma)
-    if merged is not None:
-        vma = merged
-    else:
-        if start != vma.start and (err := mmap.split_vma(k, mm, vma, start, new_below=True)):
-            return err, vma
-        if end != vma.end and (err := mmap.split_vma(k, mm, vma, end, new_below=False)):
-            return err, vma
+    err, vma = mmap.vma_modify(k, mm, vma, prev, start, end, newflags)
+    if err:
+        return err, vma
     lock = bool(newflags & VM_LOCKED)
     if not lock:
         mm.locked_vm -= end - start

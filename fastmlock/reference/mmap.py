@@ -164,6 +164,19 @@ def vma_merge(k: Kernel, mm: Mm, prev: Vma | None, addr: int, end: int, flags: i
     return None
 
 
+def vma_modify(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: int, flags: int) -> tuple[int, Vma]:
+    """Merge with neighbours or split, so that one vma covers [start, end) of `vma` to be given the flags; a merged one
+    has them already. -> (errno, that vma, or the one a split failed at)"""
+    merged = vma_merge(k, mm, prev, start, end, flags, vma.anon_vma, vma.file, vma.index(start), vma)
+    if merged is not None:
+        return 0, merged
+    if start != vma.start and (err := split_vma(k, mm, vma, start, new_below=True)):
+        return err, vma
+    if end != vma.end and (err := split_vma(k, mm, vma, end, new_below=False)):
+        return err, vma
+    return 0, vma
+
+
 # ---------------------------------------------------------------- mmap
 def calc_vm_flags(prot: int, shared: bool) -> int:
     flags = prot & VM_ACCESS | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -307,15 +320,9 @@ def mprotect_fixup(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, en
         newflags |= VM_ACCOUNT
     elif k.traits.mprotect_uncharges and not newflags & VM_WRITE and vma.file is None and vma.anon_vma is None:
         newflags &= ~VM_ACCOUNT
-    merged = vma_merge(k, mm, prev, start, end, newflags, vma.anon_vma, vma.file, vma.index(start),
-                       vma)
-    if merged is not None:
-        vma = merged
-    else:
-        if start != vma.start and (err := split_vma(k, mm, vma, start, new_below=True)):
-            return err, vma
-        if end != vma.end and (err := split_vma(k, mm, vma, end, new_below=False)):
-            return err, vma
+    err, vma = vma_modify(k, mm, vma, prev, start, end, newflags)
+    if err:
+        return err, vma
     vma.flags = newflags
     for _, pte in mm.present(start, end):                    # change_protection(): vm_page_prot's write bit
         pte.write = vma.pte_write_default or _writenotify_dirty(vma, pte.dirty)
