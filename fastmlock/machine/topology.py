@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 MAX_CPUS = 4094         # a CPU number must fit into a line word (types.pxd)
+MAX_IDLE_STATES = 8
 
 # where each level's bits begin in a CPU's position; types.pxd has NODE_FIELD
 _CORE, _CLUSTER, _NODE, _SOCKET = 4, 12, 20, 24
@@ -56,6 +57,8 @@ class Topology:
     memory_ns: int = 90                 #: from this node's memory
     memory_remote_ns: int = 150         #: from another node's memory
     cache_lines: int = 16384            #: of a CPU's own cache, 64 bytes each; 0: it keeps every line
+    #: idle states from shallow to deep: (us to leave it, us for which it is worth entering); none: as if all shallow
+    idle_states: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.cpus < 1:
@@ -121,10 +124,24 @@ class Topology:
         unknown = sorted(set(table) - set(cls.__dataclass_fields__))
         if unknown:
             raise TopologyError(f"{where}: unknown: {', '.join(unknown)}")
+        if "idle_states" in table:
+            table["idle_states"] = cls._idle_states(table["idle_states"], where)
         for key, value in table.items():
-            if not isinstance(value, str if key in ("name", "source") else int) or isinstance(value, bool):
+            if key != "idle_states" and not isinstance(value, str if key in ("name", "source") else int) or isinstance(value, bool):
                 raise TopologyError(f"{where}: {key} = {value!r} is of the wrong type")
         return cls(**table)
+
+    @staticmethod
+    def _idle_states(value: object, where: str) -> tuple[tuple[int, int], ...]:
+        """Raises TopologyError unless it is a list of pairs of whole us, each deeper than the one before."""
+        states = value if isinstance(value, list) else [None]
+        if any(not isinstance(state, list) or len(state) != 2 or any(type(us) is not int or us < 0 for us in state)
+               for state in states) or len(states) > MAX_IDLE_STATES:
+            raise TopologyError(f"{where}: idle_states: up to {MAX_IDLE_STATES} pairs [us to leave, us worth entering] "
+                                "are needed")
+        if any(a[0] > b[0] or a[1] >= b[1] for a, b in zip(states, states[1:])):
+            raise TopologyError(f"{where}: idle_states must go from shallow to deep")
+        return tuple((state[0], state[1]) for state in states)
 
     @classmethod
     def ideal(cls, cpus: int) -> Topology:
