@@ -9,7 +9,9 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,29 +126,30 @@ class Topology:
         unknown = sorted(set(table) - set(cls.__dataclass_fields__))
         if unknown:
             raise TopologyError(f"{where}: unknown: {', '.join(unknown)}")
-        if "idle_states" in table:
-            table["idle_states"] = cls._idle_states(table["idle_states"], where)
+        idle_states = cls._idle_states(table.pop("idle_states", []), where)
         for key, value in table.items():
-            if key != "idle_states" and not isinstance(value, str if key in ("name", "source") else int) or isinstance(value, bool):
+            if not isinstance(value, str if key in ("name", "source") else int) or isinstance(value, bool):
                 raise TopologyError(f"{where}: {key} = {value!r} is of the wrong type")
-        return cls(**table)
+        return cls(**table, idle_states=idle_states)
 
     @staticmethod
     def _idle_states(value: object, where: str) -> tuple[tuple[int, int], ...]:
         """Raises TopologyError unless it is a list of pairs of whole us, each deeper than the one before."""
-        states = value if isinstance(value, list) else [None]
-        if any(not isinstance(state, list) or len(state) != 2 or any(type(us) is not int or us < 0 for us in state)
-               for state in states) or len(states) > MAX_IDLE_STATES:
-            raise TopologyError(f"{where}: idle_states: up to {MAX_IDLE_STATES} pairs [us to leave, us worth entering] "
-                                "are needed")
-        if any(a[0] > b[0] or a[1] >= b[1] for a, b in zip(states, states[1:])):
+        states = []
+        for state in value if isinstance(value, list) else [None]:
+            if not isinstance(state, list) or len(state) != 2 or any(type(us) is not int or us < 0 for us in state):
+                raise TopologyError(f"{where}: idle_states: pairs [us to leave, us worth entering] are needed")
+            states.append((state[0], state[1]))
+        if len(states) > MAX_IDLE_STATES:
+            raise TopologyError(f"{where}: {len(states)} idle_states: up to {MAX_IDLE_STATES} are possible")
+        if any(a[0] > b[0] or a[1] >= b[1] for a, b in pairwise(states)):
             raise TopologyError(f"{where}: idle_states must go from shallow to deep")
-        return tuple((state[0], state[1]) for state in states)
+        return tuple(states)
 
     @classmethod
     def ideal(cls, cpus: int) -> Topology:
         """A machine without distances: every transfer takes no time. For comparison with closed forms."""
-        zero = {field: 0 for field in cls.__dataclass_fields__ if field.endswith("_ns")}
+        zero: dict[str, Any] = {field: 0 for field in cls.__dataclass_fields__ if field.endswith("_ns")}
         return cls(name="ideal", source="definition", cpus=cpus, nodes=1, cores_per_node=cpus,
                    cores_per_cluster=min(cpus, 256), cache_lines=0, **zero)
 

@@ -175,7 +175,7 @@ def _cpuidle(path: Path) -> tuple[tuple[int, int], ...]:
     states: list[tuple[int, int]] = []
     for state in sorted(path.glob("state[0-9]*"), key=lambda state: int(state.name[5:])):
         exit_us, worth_us = (int((state / name).read_text()) for name in ("latency", "residency"))
-        if exit_us and (not states or exit_us >= states[-1][0] and worth_us > states[-1][1]):
+        if exit_us and (not states or (exit_us >= states[-1][0] and worth_us > states[-1][1])):
             states.append((exit_us, worth_us))
     return tuple(states)
 
