@@ -40,8 +40,8 @@ EVERYTHING = Profile()
 LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
-                   leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages", "peek",
-                                         "exec"}))
+                   leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
+                                         "peek", "exec"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -128,7 +128,7 @@ class _Writer:
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
                   if self.chance(often)]
-        stack = source == "anon" and sharing == "private" and self.chance(0.15) or self.chance(0.01)
+        stack = (source == "anon" and sharing == "private" and self.chance(0.15)) or self.chance(0.01)
         if stack and "growsdown" not in self.profile.leave_out:
             words.append("growsdown")
         under = sorted(set.intersection(*(set(self.alive[q].regions) for q in self.members(who))))
@@ -304,7 +304,8 @@ class _Writer:
             "mprotect": (4, self.mprotect), "msync": (0.4, self.msync), "rlimit": (1, self.rlimit),
             "setuid": (0.7, self.setuid), "cpu": (2, self.cpu), "ldrain": (2, self.ldrain),
             "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
-            "stack": (4, self.stack), "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
+            "stack": (4, self.stack),
+            "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
              "exit": (2, self.end("exit")),
             "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),

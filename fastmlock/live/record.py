@@ -3,8 +3,8 @@
     python -m fastmlock.live.record FOLDER [DESTINATION]
 
 FOLDER holds NAME.txt. Each is run many times, since other programs fill and drain per-cpu batches as they like, and of
-every step the version is kept that came most often. Where that was in no more than half of the runs, "agree" says so, and
-`compare` leaves the step's pages or counters out. The archive live-RELEASE.tar.xz holds scenarios and recordings.
+every step the version is kept that came most often. Where that was in no more than half of the runs, "agree" says so,
+and `compare` leaves the step's pages or counters out. The archive live-RELEASE.tar.xz holds scenarios and recordings.
 """
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from . import layout, proc
 from .machine import Machine
 from .worker import OP_SYSCALL, OP_TOUCH, Worker, WorkerGone
 
-SYS = {"mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28, "pread64": 17,
-       "pwrite64": 18, "fsync": 74, "ftruncate": 77, "setresuid": 117, "setresgid": 119, "mlock": 149, "munlock": 150,
-       "mlockall": 151, "munlockall": 152, "setrlimit": 160, "remap_file_pages": 216, "fadvise64": 221, "exit_group": 231, "move_pages": 279,
-       "fallocate": 285, "mlock2": 325}
+SYS = {"mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26,
+       "mincore": 27, "madvise": 28, "fsync": 74, "ftruncate": 77, "setresuid": 117, "setresgid": 119, "mlock": 149,
+       "munlock": 150, "mlockall": 151, "munlockall": 152, "setrlimit": 160, "remap_file_pages": 216, "fadvise64": 221,
+       "exit_group": 231, "move_pages": 279, "fallocate": 285, "mlock2": 325}
 """x86-64 numbers of the system calls that a worker makes."""
 RLIMIT_MEMLOCK, MADV_WILLNEED, MADV_PAGEOUT, POSIX_FADV_DONTNEED = 8, 3, 21, 4
 PUNCH_HOLE_KEEP_SIZE, MPOL_MF_MOVE = 3, 2

@@ -83,8 +83,8 @@ class Worker:
         """The process executes the worker anew. Its own memory is laid out when this returns."""
         argv = layout.DATA + 16
         data = struct.pack("=16s3q", b"", layout.DATA, 0, 0)
-        self._send(OP_SYSCALL, SYS_EXECVEAT, (0, layout.DATA, argv, argv + 8, _AT_EMPTY_PATH), data=data, fd=worker_fd(),
-                   fd_arg=0)
+        self._send(OP_SYSCALL, SYS_EXECVEAT, (0, layout.DATA, argv, argv + 8, _AT_EMPTY_PATH), data=data,
+                   fd=worker_fd(), fd_arg=0)
         ret, _, _ = self.request(OP_TOUCH, 0, (0, 0, 0))
         if ret < 0:
             raise OSError(-ret, os.strerror(-ret))

@@ -1,4 +1,4 @@
-"""mm/mmap.c's heap and stacks: brk, and a stack that grows under a fault or under somebody else's look (KERNEL.md 2.3)."""
+"""mm/mmap.c: the heap, and stacks that grow under a fault or under somebody else's look (KERNEL.md 2.3)."""
 from __future__ import annotations
 
 from errno import EIO, ENOMEM, EPERM

@@ -15,7 +15,6 @@ from .state import (
     VM_WRITE,
     File,
     Kernel,
-    Mm,
     Page,
     Pte,
     Task,
@@ -227,8 +226,8 @@ def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_co
 
 # ---------------------------------------------------------------- the user's own access
 def user_access(k: Kernel, task: Task, addr: int, write: bool) -> int:
-    """One load or store; the hardware sets young and dirty where the pte permits. A stack grows before it is asked whether
-    the access is allowed. -> 0 or the signal"""
+    """One load or store; the hardware sets young and dirty where the pte permits. A stack grows before it is asked
+    whether the access is allowed. -> 0 or the signal"""
     mm = task.mm
     vma = mm.find_vma(addr)
     if vma is not None and vma.start > addr and (not vma.flags & VM_GROWSDOWN or brk.expand_downwards(task, vma, addr)):

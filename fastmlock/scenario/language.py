@@ -19,8 +19,8 @@ from . import commands as c
 from . import races
 from .commands import Command, Scenario
 from .system import (
-    MAP_GROWSDOWN, MAP_LOCKED, MAP_NONBLOCK, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
-    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE,
+    MAP_GROWSDOWN, MAP_LOCKED, MAP_NONBLOCK, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT,
+    MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE,
 )
 from .words import (
     INT_MAX, INT_MIN, LONG_MAX, LONG_MIN, ScenarioError, Words, Wrong, name, number, one_line, processes, quoted,
@@ -311,7 +311,8 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "race": (races.USAGE, _race),
 }
 PROCESS: dict[str, tuple[str, _ProcessParser]] = {
-    "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [growsdown] [at=R2+K]", _mmap),
+    "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [growsdown] "
+             "[at=R2+K]", _mmap),
     "mlock": ("pJ mlock R OFF N [byteoff=B] [bytes=B]", _range_call("mlock")),
     "mlock2": ("pJ mlock2 R OFF N onfault|flags=X [byteoff=B] [bytes=B]", _range_call("mlock2")),
     "munlock": ("pJ munlock R OFF N [byteoff=B] [bytes=B]", _range_call("munlock")),
