@@ -18,7 +18,8 @@ PUBLISHED = {
     "mixed": (29_458, 1_171, 1_520, 764, 662, 496, 60),
 }
 #: "mixed means equal # of read and write locks", also by one thread alone: each does them by turns
-LOOPS: dict[str, dict[str, Any]] = {"write": {"read_percent": 0}, "read": {"read_percent": 100}, "mixed": {"by_turns": True}}
+LOOPS: dict[str, dict[str, Any]] = {"write": {"read_percent": 0}, "read": {"read_percent": 100},
+                                    "mixed": {"by_turns": True}}
 #: the rwsem of 5.0
 BEFORE_5_2 = {"rwsem_handoff": 0, "rwsem_steal": 0, "rwsem_spin": 1, "rwsem_reader_spin": 0, "rwsem_spin_readers": 0,
               "rwsem_wake_skip": 0, "rwsem_wake_readers": 1 << 30, "rwsem_xadd": 1,
