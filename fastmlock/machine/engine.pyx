@@ -34,15 +34,21 @@ cdef enum:
 
 
 cdef inline int64_t page_touch(Mach *m, int cpu, uint32_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
-    """The page's line is written. One from memory near the page touched before has been prefetched."""
+    """The page's line is written. One near the page touched before, from memory or (if the machine knows what that
+    takes) from another cpu, was on its way."""
     cdef Cpu *p = &m.cpus[cpu]
     cdef int64_t step = <int64_t> page - p.last_page
     cdef Line *line = &m.pages[page]
     if step:
-        if -PREFETCH_LINES <= step <= PREFETCH_LINES and line_in_memory(m, line[0]):
-            t_ns += m.costs.prefetch_ns
-            line_fill(m, cpu, t_ns)
-            line[0] = (t_ns << CPU_BITS) | (cpu + 1)
+        if -PREFETCH_LINES <= step <= PREFETCH_LINES:
+            if line_in_memory(m, line[0]):
+                t_ns += m.costs.prefetch_ns
+                line_fill(m, cpu, t_ns)
+                line[0] = (t_ns << CPU_BITS) | (cpu + 1)
+            elif m.row_ns and line_owner(line[0]) != cpu:
+                t_ns = max(t_ns, line[0] >> CPU_BITS) + m.row_ns
+                line_fill(m, cpu, t_ns)
+                line[0] = (t_ns << CPU_BITS) | (cpu + 1)
         p.last_page = page
     return line_rmw(m, line, cpu, t_ns, atomics, m.w.pages[page].node)
 

@@ -138,6 +138,7 @@ cdef class Machine:
         a["memory_ns"] = np.ascontiguousarray(topology.memory_matrix(), np.int32)
         for i, ns in enumerate(topology.level_ns()):
             self.m.level_ns[i] = ns
+        self.m.row_ns = topology.row_ns
         self.m.nr_idle = len(topology.idle_states)
         for i, (exit_us, residency_us) in enumerate(topology.idle_states):
             self.m.idle_exit_ns[i] = exit_us * 1000

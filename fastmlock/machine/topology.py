@@ -56,6 +56,7 @@ class Topology:
     node_transfer_ns: int = 50          #: inside a node
     socket_ns: int = 0                  #: to another node of the socket; 0: as inside the node
     remote_ns: int = 120                #: to another socket
+    row_ns: int = 0                     #: the next line of a row, when others are under way; 0: like any other
     memory_ns: int = 90                 #: from this node's memory
     memory_remote_ns: int = 150         #: from another node's memory
     cache_lines: int = 16384            #: of a CPU's own cache, 64 bytes each; 0: it keeps every line

@@ -300,6 +300,7 @@ cdef struct Mach:
     int32_t *memory_ns          # [node][node] memory
     int32_t epoch_lines         # a 16th of a cpu's cache, in lines
     int32_t level_ns[32]        # line transfer inside a node, by length of the difference of positions
+    int64_t row_ns              # the next of a row of lines that another cpu has; 0: as any line
     int32_t nr_idle             # idle states, shallow to deep
     int64_t idle_exit_ns[8]
     int64_t idle_residency_ns[8]
