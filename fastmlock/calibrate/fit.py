@@ -2,8 +2,7 @@
 
 Only some operations set constants: a getppid sets `syscall`, a write fault on a shared page that is cached sets
 `fault`, a first touch of an anonymous page `alloc`, its unmapping `free`, MADV_POPULATE_READ of pages that are there
-`level` (it descends to each), MADV_FREE `list` (it takes each page off a list and puts it on another, by batches, as
-mlock does), the probe `atomic`, a line's transfer, and what the next line of a row takes.
+`level` (it descends to each), the probe `atomic`, a line's transfer, and what the next line of a row takes.
 mlock and munlock set nothing: they are what the model is then held against (`fastmlock verification live`).
 """
 
@@ -21,7 +20,7 @@ from fastmlock.machine.costs import Costs
 from fastmlock.machine.topology import Topology, TopologyError
 
 #: constant -> the operation that sets it, in the order in which they are set
-SET_BY = {"work.level": "populate", "work.list": "lazyfree", "work.fault": "fault_shared", "work.alloc": "fault_anon",
+SET_BY = {"work.level": "populate", "work.fault": "fault_shared", "work.alloc": "fault_anon",
           "work.free": "unmap_anon"}
 HELD_OUT = ("mlock_anon", "munlock_anon", "mlock_shared", "munlock_shared", "mlock_shared_2", "munlock_shared_2")
 NEWEST = "6.18"
@@ -69,10 +68,15 @@ def fitted(measured: dict[str, Measured], topology: Topology, kernel: str = NEWE
     if "uncontended" in measured:
         atomic = max(1, round(measured["uncontended"].ns))
         costs = costs.replace(atomic=atomic, work_atomic=measured["uncontended"].ns)
+    alone = replace(topology, cpus=1, nodes=1)
     for _ in range(2):
         for constant, operation in SET_BY.items():
-            gap = measured[operation].ns - costs_of(kernel, costs, topology)[operation]
-            costs = costs.replace(**{constant.replace(".", "_"): max(0.0, costs[constant].ns + gap)})
+            def at(ns: float, costs: Costs = costs, constant: str = constant) -> Costs:
+                return costs.replace(**{constant.replace(".", "_"): max(0.0, ns)})
+
+            ns, gap = costs[constant].ns, measured[operation].ns - costs_of(kernel, costs, alone)[operation]
+            times = (costs_of(kernel, at(ns + 10), alone)[operation] - costs_of(kernel, costs, alone)[operation]) / 10
+            costs = at(ns + gap / times)
     return costs
 
 
