@@ -1,7 +1,7 @@
 """mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
 from __future__ import annotations
 
-from . import filemap, mlock, rmap, shmem, swap
+from . import filemap, mlock, rmap, shmem, swap, swapfile, swapin
 from .state import (
     PTRS_PER_PTE,
     VM_HUGETLB,
@@ -17,6 +17,7 @@ from .state import (
     Mm,
     Page,
     Pte,
+    SwapPte,
     Vma,
 )
 from .traits import CowReuse
@@ -27,6 +28,9 @@ SIGBUS, SIGSEGV = 7, 11
 # ---------------------------------------------------------------- faults
 def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     """One fault at a permitted address. -> 0 or SIGBUS"""
+    if addr in vma.mm.swapped:
+        swapin.do_swap_page(k, vma, addr, write)
+        return 0
     pte = vma.mm.ptes.get(addr)
     if pte is None:
         if vma.file is None:
@@ -117,6 +121,9 @@ def _can_reuse(k: Kernel, page: Page) -> bool:
         return False
     if not page.lru:
         swap.lru_add_drain(k)
+    if page.refcount > 1 + (page.swap is not None):
+        return False
+    swapfile.try_to_free_swap(k, page)
     return page.refcount == 1
 
 
@@ -130,6 +137,8 @@ def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page) -> None:
         swap.put_page(k, old)
         if not k.traits.p04_rmap_mlocks and vma.flags & VM_LOCKED:
             mlock.munlock_vma_page_locked(k, old)
+        if k.traits.cow_frees_swap_cache:
+            swapfile.free_swap_cache(k, old)
         swap.put_page(k, old)
 
 
@@ -146,6 +155,11 @@ def copy_page_range(k: Kernel, dst: Vma, src: Vma) -> None:
         if src.private:
             pte.write = False
         dst.mm.ptes[addr] = Pte(pte.page, write=pte.write, dirty=pte.dirty and src.private)
+    for addr in [a for a in src.mm.swapped if src.start <= a < src.end]:
+        entry = src.mm.swapped[addr].entry
+        swapfile.swap_duplicate(entry)
+        src.mm.swapped[addr].exclusive = False
+        dst.mm.swapped[addr] = SwapPte(entry)
 
 
 # ---------------------------------------------------------------- zap
@@ -168,6 +182,8 @@ class MmuGather:
         if pages:
             if k.traits.flush_drains:
                 swap.lru_add_drain(k)
+            for page in pages:
+                swapfile.free_swap_cache(k, page)
             swap.release_pages(k, pages)
 
 
@@ -204,7 +220,15 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
         else:
             rmap.page_remove_rmap(k, page, vma)
         tlb.pages.append(page)
+    if even_cows or not k.traits.zap_keeps_swap:
+        free_swap_range(k, vma, start, end)
     return force_flush
+
+
+def free_swap_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
+    """Swap entries of [start, end) go, in order."""
+    for addr in sorted(a for a in vma.mm.swapped if start <= a < end):
+        swapfile.free_swap_and_cache(k, vma.mm.swapped.pop(addr).entry)
 
 
 def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
