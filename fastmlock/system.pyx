@@ -48,7 +48,7 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction",
-    <int>F_FAULT: "a fault on a swap or migration entry",
+    <int>F_FAULT: "a fault on a swap entry",
 }
 
 

@@ -80,7 +80,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if not f.i:
             return REQ_ERROR
         pte = pte_get(w, f.i, entry)
-        if pte & (PTE_SWAP | PTE_MIGRATION):
+        if pte & PTE_MIGRATION:             # migration_entry_wait(), then the fault is taken again
+            return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, pte_pfn(pte))
+        if pte & PTE_SWAP:
             w.unsupported = F_FAULT
             w.error = ERR_UNSUPPORTED
             return REQ_ERROR
@@ -111,7 +113,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_ANON:
         if pte_get(w, f.i, entry):
             free_page(w, t.cpu, f.k)
-            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+            f.k = 0
+            return ask(t, f, FT_BEGIN, REQ_SPIN_UNLOCK, LK_PTL, f.i)    # somebody was faster: look again
         page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
         w.pages[f.k].flags |= PG_anon_exclusive
         w.mms[v.mm].rss += 1
@@ -148,9 +151,12 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                     return called
         return ask(t, f, FT_AROUND_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_AROUND_DONE:
-        if pte_get(w, f.i, entry):
+        pte = pte_get(w, f.i, entry)
+        if pte & PTE_PRESENT:
             return ret(t, 0)
-        f.pc = FT_PAGE
+        f.pc = FT_BEGIN if pte else FT_PAGE
+        if pte:
+            return REQ_NONE
 
     # ---- the file's page: from the page cache, or made
     if f.pc == FT_PAGE:
@@ -252,7 +258,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_WP:
         pte = pte_get(w, f.i, entry)
         if not pte & PTE_PRESENT or pte & PTE_WRITE:
-            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+            return ask(t, f, FT_BEGIN, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         f.j = 0 if pte & PTE_SPECIAL else pte_pfn(pte)
         if f.j and v.flags & VM_SHARED:
             if w.mappings[v.mapping].shmem:

@@ -82,12 +82,13 @@ cdef int run_untimed(World *w, int task) noexcept nogil:
     cdef int req
     while True:
         req = flow_step(w, task)
-        if req == REQ_LOCK_PAGE:
+        if req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
             flags = &w.pages[t.req_obj].flags
             if flags[0] & PG_locked:
                 w.error = ERR_DEADLOCK
                 return REQ_ERROR
-            flags[0] |= PG_locked
+            if req == REQ_LOCK_PAGE:
+                flags[0] |= PG_locked
         elif req == REQ_UNLOCK_PAGE:
             w.pages[t.req_obj].flags &= ~<uint32_t>PG_locked
         elif req == REQ_DOWN_READ_TRYLOCK:

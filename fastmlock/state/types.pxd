@@ -164,6 +164,7 @@ cdef enum Req:
     REQ_DELAY = 14          # req_arg nanoseconds of plain work (synthetic loops)
     REQ_EXIT = 15           # the task is gone
     REQ_ERROR = 16          # world.error says why
+    REQ_WAIT_PAGE = 17      # until PG_locked of the page is clear, without taking it
 
 # classes of locks; (class, object index) names one lock
 cdef enum LockClass:
