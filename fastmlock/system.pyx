@@ -48,7 +48,6 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction",
-    <int>F_FAULT: "a fault on a swap entry",
 }
 
 
@@ -176,7 +175,8 @@ cdef class System(View):
     cdef int make_room(self, long pages) except -1:
         """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
         cdef long leaves = pages // 512 + 4
-        self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
+        # reading ahead may bring back all that is swapped out
+        self.reserve(pages=pages + 64 + self.w.swap_used, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
 
     @property

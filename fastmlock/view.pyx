@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """What can be seen of a simulated machine from outside: /proc/vmstat, smaps, pagemap, kpageflags and their like."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from fastmlock.mm.filemap cimport find_get_page
+from fastmlock.mm.filemap cimport find_get_page, swapped_slot
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma
 from fastmlock.state.types cimport *
@@ -104,4 +104,6 @@ cdef class View(WorldHandle):
         return self.w.mappings[file].size
 
     def cached(self, int file, long index):
-        return find_get_page(self.w, file, index)
+        """What mincore() sees: the page cache, and for what is swapped out the swap cache. 0 if nothing is there."""
+        slot = swapped_slot(self.w, file, index)
+        return self.w.swap[<uint32_t>slot].page if slot else find_get_page(self.w, file, index)

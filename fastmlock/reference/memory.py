@@ -187,12 +187,16 @@ class MmuGather:
             swap.release_pages(k, pages)
 
 
-def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
+def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True,
+                     of_file: bool = False) -> None:
     """Zap one vma's ptes, page table by page table; where dirty file pages were met the gather is flushed."""
     start, end = max(start, vma.start), min(end, vma.end)
     for table in range(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE + 1 if end > start else 0):
         low, high = max(start, table * PTRS_PER_PTE), min(end, (table + 1) * PTRS_PER_PTE)
-        if zap_pte_range(k, tlb, vma, low, high, even_cows):
+        flush = zap_pte_range(k, tlb, vma, low, high, even_cows)
+        if even_cows and not (of_file and k.traits.zap_keeps_swap):
+            free_swap_range(k, vma, low, high)
+        if flush:
             tlb.flush_rmaps(k, vma)
             tlb.flush(k)
 
@@ -220,8 +224,6 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
         else:
             rmap.page_remove_rmap(k, page, vma)
         tlb.pages.append(page)
-    if even_cows or not k.traits.zap_keeps_swap:
-        free_swap_range(k, vma, start, end)
     return force_flush
 
 
@@ -231,11 +233,12 @@ def free_swap_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
         swapfile.free_swap_and_cache(k, vma.mm.swapped.pop(addr).entry)
 
 
-def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
+def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True,
+                          of_file: bool = False) -> None:
     if k.traits.unmap_drains:
         swap.lru_add_drain(k)
     tlb = MmuGather()
-    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows)
+    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows, of_file=of_file)
     tlb.flush(k)
 
 
@@ -244,7 +247,7 @@ def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_co
     for vma in file.i_mmap.overlapping(first, last):
         low = vma.address(max(first, vma.pgoff))
         high = vma.address(min(last + 1, vma.pgoff + vma.pages))
-        zap_page_range_single(k, vma, low, high, even_cows=even_cows)
+        zap_page_range_single(k, vma, low, high, even_cows=even_cows, of_file=True)
 
 
 # ---------------------------------------------------------------- the user's own access
