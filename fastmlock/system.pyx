@@ -472,7 +472,7 @@ cdef class System(View):
         kind, pfn = self.pte(pid, addr)
         if not self.find(pid, addr) or pfn == self.w.zero_page:
             return -_errno.EFAULT, 0
-        return (-_errno.ENOENT, 0) if kind == "-" else (0, 0)
+        return (-_errno.ENOENT, 0) if kind in "-s" else (0, 0)
 
     def local_drain(self, int pid):
         """lru_add_drain() on the process's cpu."""

@@ -91,6 +91,28 @@ cdef class View(WorldHandle):
             at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
         return out
 
+    @property
+    def swap_sizes(self):
+        """Slots of the swap device, how many are in use, and of how many the page is in the swap cache; 0 0 0 without."""
+        cached = int((self.swap["page"] != 0).sum())
+        return max(self.w.swap_pages - 1, 0), self.w.swap_used, cached
+
+    def swapped(self, int pid, addr, long pages):
+        """What of [addr, addr + pages) lies on the swap device, as smaps has it: (pages with a swap entry, their
+        proportional share in bytes, pages of a tmpfs file that are swapped out and not mapped here)."""
+        cdef World *w = self.w
+        cdef uint32_t vma = self.find(pid, addr)
+        cdef Vma *v = &w.vmas[vma]
+        cdef int64_t entries = 0, share = 0, shmem = 0, vpn = addr >> 12
+        own = v.flags & VM_WRITE and not v.flags & VM_SHARED
+        for i, pte in enumerate(self.ptes(pid, addr, pages).tolist()):
+            if pte & PTE_SWAP:
+                entries += 1
+                share += (4096 << 12) // max(w.swap[pte >> 12].count, 1)
+            if vma and v.mapping and not (own and pte) and swapped_slot(w, v.mapping, vpn + i - v.start + v.pgoff):
+                shmem += 1
+        return entries, share >> 12, shmem
+
     def page(self, long pfn):
         """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
         cdef Page *p = &self.w.pages[pfn]

@@ -3,6 +3,8 @@
 A recording has the name of the kernel it was made on. `release` says which of the model's releases
 that is: 5.17-rc5 differs from 5.17-rc2 in nothing that is modelled, and host-6.18 is 6.18 on a machine
 that other programs used at the same time.
+
+Beside the given recordings there are the project's own, made in the same way: a set for each subject, own-SUBJECT-...
 """
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from .compare import read_records
 from .language import parse
 
 ARCHIVE = re.compile(r"recordings-(.+)\.tar\.xz")
+OWN = re.compile(r"own-[a-z]+-(.+)\.tar\.xz")
 
 
 class UnknownRecording(LookupError):
@@ -79,20 +82,23 @@ def _age(kernel: str) -> tuple[int, ...]:
 
 @cache
 def _scenario_texts() -> dict[str, bytes]:
-    return _unpacked("scenarios.tar.xz")
+    return _unpacked("scenarios.tar.xz", "scenarios")
 
 
 @lru_cache(maxsize=4)
 def _recordings(kernel: str) -> dict[str, bytes]:
-    return _unpacked(f"recordings-{kernel}.tar.xz")
+    return _unpacked(f"recordings-{kernel}.tar.xz", kernel)
 
 
-def _unpacked(archive: str) -> dict[str, bytes]:
-    """Contents by name without ending, in order of names."""
-    with (files("fastmlock.data") / archive).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
-        contents = {}
-        for member in tar:
-            data = tar.extractfile(member)
-            assert data is not None
-            contents[member.name.rpartition(".")[0]] = data.read()
-        return contents
+def _unpacked(archive: str, own: str) -> dict[str, bytes]:
+    """Contents by name without ending, in order of names; of this archive and of all own sets' for the same."""
+    data = files("fastmlock.data")
+    sets = sorted(entry.name for entry in data.iterdir() if (match := OWN.fullmatch(entry.name)) and match[1] == own)
+    contents = {}
+    for name in (archive, *sets):
+        with (data / name).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                assert file is not None
+                contents[member.name.rpartition(".")[0]] = file.read()
+    return contents
