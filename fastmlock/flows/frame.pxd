@@ -87,6 +87,11 @@ cdef enum Flow:
     F_SWAP_WILLNEED         # a = vma, b = start, c = end
     F_LOCAL_LRU_DRAIN       # lru_add_drain of the task's cpu
     F_SHMEM_SWAPIN          # shmem_swapin_page: a = mapping, b = pgoff; res = page
+    F_SYS_BRK               # a = the break asked for, in bytes; ret = the break
+    F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
+    F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached
+    F_SYS_EXEC              # a = the new mm
+    F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     NR_FLOWS = 256
 
 cdef enum FaultFlag:
@@ -110,6 +115,7 @@ cdef enum Errno:
     EPERM = 1
     ESRCH = 3
     EINTR = 4
+    EIO = 5
     EAGAIN = 11
     ENOMEM = 12
     EFAULT = 14

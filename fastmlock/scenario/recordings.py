@@ -29,6 +29,15 @@ class UnknownRecording(LookupError):
         return str(self.args[0])
 
 
+def live() -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
+    """Scenarios that the recorder has no words for, as a live 6.18 carried them out (`fastmlock.live.record`): name ->
+    scenario and records."""
+    unpacked = _unpacked("live-6.18.tar.xz", endings=True)
+    names = [name.removesuffix(".txt") for name in unpacked if name.endswith(".txt")]
+    return {name: (parse(unpacked[f"{name}.txt"], f"{name}.txt"), read_records(unpacked[f"{name}.jsonl"], name))
+            for name in names}
+
+
 def release(kernel: str) -> str:
     """The model's release that stands for a recorded kernel."""
     return kernel.removeprefix("host-").replace("5.17-rc5", "5.17-rc2")
@@ -82,23 +91,27 @@ def _age(kernel: str) -> tuple[int, ...]:
 
 @cache
 def _scenario_texts() -> dict[str, bytes]:
-    return _unpacked("scenarios.tar.xz", "scenarios")
+    return _with_own("scenarios.tar.xz", "scenarios")
 
 
 @lru_cache(maxsize=4)
 def _recordings(kernel: str) -> dict[str, bytes]:
-    return _unpacked(f"recordings-{kernel}.tar.xz", kernel)
+    return _with_own(f"recordings-{kernel}.tar.xz", kernel)
 
 
-def _unpacked(archive: str, own: str) -> dict[str, bytes]:
-    """Contents by name without ending, in order of names; of this archive and of all own sets' for the same."""
-    data = files("fastmlock.data")
-    sets = sorted(entry.name for entry in data.iterdir() if (match := OWN.fullmatch(entry.name)) and match[1] == own)
-    contents = {}
-    for name in (archive, *sets):
-        with (data / name).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                assert file is not None
-                contents[member.name.rpartition(".")[0]] = file.read()
-    return contents
+def _with_own(archive: str, what: str) -> dict[str, bytes]:
+    """What is in this archive and in those of all own sets for `what`."""
+    names = sorted(entry.name for entry in files("fastmlock.data").iterdir())
+    own = [name for name in names if (match := OWN.fullmatch(name)) and match[1] == what]
+    return {name: data for part in (archive, *own) for name, data in _unpacked(part).items()}
+
+
+def _unpacked(archive: str, *, endings: bool = False) -> dict[str, bytes]:
+    """Contents by name, without its ending unless `endings`, in order of names."""
+    with (files("fastmlock.data") / archive).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
+        contents = {}
+        for member in tar:
+            data = tar.extractfile(member)
+            assert data is not None
+            contents[member.name if endings else member.name.rpartition(".")[0]] = data.read()
+        return contents
