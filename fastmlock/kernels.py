@@ -125,7 +125,7 @@ class Traits:
     random_is_old: int = 0   #: zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     release_reverses: int = 1 #: release_pages() frees its last page first (through 6.8)
     cow_frees_swap_cache: int = 1 #: a COW's old page that nobody maps any more leaves the swap cache (5.14)
-    zap_keeps_swap: int = 1  #: unmap_mapping_range() of a file passes over swap entries (through 5.17, not in stable 5.10)
+    zap_keeps_swap: int = 1  #: truncation passes over swap entries (through 5.17, not in stable 5.10)
     swapin_marks: int = 1    #: a page read in from swap is mlocked where it is mapped first (through 6.10)
     swapin_writable: int = 0 #: a page that is this process's alone is mapped writable on a read too (6.11)
     shmem_swapin_direct: int = 0 #: tmpfs too reads past the swap cache (6.15)

@@ -232,7 +232,8 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        choice = [word for word in (*ADVICE, *self.swaps * ("pageout", "pageout")) if word not in self.profile.leave_out]
+        words = (*ADVICE, *self.swaps * ("pageout", "pageout"))
+        choice = [word for word in words if word not in self.profile.leave_out]
         return f"{who} madvise {name} {off} {pages} {self.rng.choice(choice)}"
 
     def mprotect(self) -> str | None:

@@ -88,7 +88,8 @@ def smaps(system: System, pid: int) -> str:
     return "".join(text)
 
 
-def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray, pages: np.ndarray) -> list[tuple[str, int]]:
+def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray,
+           pages: np.ndarray) -> list[tuple[str, int]]:
     """The size fields of one VMA, in the kernel's order (smaps_account, __show_smap)."""
     flags = pages["flags"]
     mapcount = np.maximum(pages["mapcount"], 1).astype(np.int64)

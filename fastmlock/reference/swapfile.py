@@ -34,7 +34,7 @@ def get_swap_page(k: Kernel) -> SwapEntry | None:
 
 
 def _free_cluster(area: SwapArea) -> int:
-    """First slot of the next cluster that is wholly free and nobody's, not the header's; of none the lowest free slot."""
+    """First slot of the next cluster that is wholly free, nobody's, not the header's; of none the lowest free slot."""
     clusters = area.pages // SWAPFILE_CLUSTER
     taken = {0} | {slot // SWAPFILE_CLUSTER for slot in (*area.slots, *area.next.values())}
     for n in range(area.clusters_used, area.clusters_used + clusters):
