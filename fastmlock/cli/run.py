@@ -26,8 +26,8 @@ def register(commands: Any) -> None:
                           "meminfo, "
                           "status, smaps, pagemap, kpageflags, kpagecount")
     sub.add_argument("--swap", metavar="PAGES", type=_swap, help=(
-        "with a swap device of so many pages (0: without one); else as the scenario says with a line swap PAGES, or 16384 "
-        "if its name begins with s31"))
+        "with a swap device of so many pages (0: without one); else as the scenario says with a line swap PAGES, or "
+        "16384 if its name begins with s31"))
     sub.add_argument("--reference", action="store_true", help="run the plain Python reference, not the compiled model")
     sub.add_argument("-o", "--output", metavar="FILE", help="write the records to this file")
     sub.set_defaults(command=command)
