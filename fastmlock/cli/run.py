@@ -75,7 +75,7 @@ def command(arguments: argparse.Namespace) -> int:
 def _swap(text: str) -> int:
     from fastmlock.scenario.commands import MAX_SWAP, MIN_SWAP
 
-    if not text.isdecimal() or int(text) and not MIN_SWAP <= int(text) <= MAX_SWAP:
+    if not text.isdecimal() or (int(text) and not MIN_SWAP <= int(text) <= MAX_SWAP):
         raise argparse.ArgumentTypeError(f"{text!r}: give 0, or {MIN_SWAP} to {MAX_SWAP} pages")
     return int(text)
 

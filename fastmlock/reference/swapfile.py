@@ -152,11 +152,8 @@ def swap_refault(entry: SwapEntry, page: Page) -> None:
 
 def swapin_nr_pages(prev: int, at: int, hits: int, prev_win: int) -> int:
     """`__swapin_nr_pages`: how many pages to read around `at`, by how many of those read before were wanted."""
-    pages = hits + 2
-    if pages == 2:
-        pages = 2 if abs(at - prev) == 1 else 1
-    else:
-        pages = max(4, 1 << (pages - 1).bit_length())
+    adjacent = 2 if abs(at - prev) == 1 else 1
+    pages = max(4, 1 << (hits + 1).bit_length()) if hits else adjacent
     return max(min(pages, PAGE_CLUSTER), prev_win // 2)
 
 
