@@ -95,14 +95,15 @@ def point(quick: bool) -> Point:
         comparisons=[
             Comparison(what="spinning for it in mlock()", model=shares["mlock spin"], known=SPIN, unit="% of cycles"),
         ],
-        source="0day, 22 Aug 2024, 202408221014.cf0a2408-oliver.sang@intel.com: stress-ng mlockmany, 64 threads, 2 x Xeon "
-        "Gold 6346: mlock() 46.4 % of cycles, native_queued_spin_lock_slowpath below it 22.3 %, exit_mmap() 7.1 %",
+        source="0day, 22 Aug 2024, 202408221014.cf0a2408-oliver.sang@intel.com: stress-ng mlockmany, 64 threads, 2 x "
+        "Xeon Gold 6346: mlock() 46.4 % of cycles, native_queued_spin_lock_slowpath below it 22.3 %, exit_mmap() "
+        "7.1 %",
         notes=[
-            "the time between calls is set so that mlock() without any spinning is to what is neither mlock nor exit as "
-            f"published (24.1 : 46.5): {call_ns:.0f} ns of one call alone, {think_ns} ns between; how much they then spin "
-            "is the model's own",
-            f"in mlock() {shares['mlock']:.1f} % (published: {MLOCK}); in exit {shares['exit']:.1f} %, of which spinning "
-            f"{shares['exit spin']:.1f} % (published: {EXIT} % in all)",
+            "the time between calls is set so that mlock() without any spinning is to what is neither mlock nor exit "
+            f"as published (24.1 : 46.5): {call_ns:.0f} ns of one call alone, {think_ns} ns between; how much they "
+            "then spin is the model's own",
+            f"in mlock() {shares['mlock']:.1f} % (published: {MLOCK}); in exit {shares['exit']:.1f} %, of which "
+            f"spinning {shares['exit spin']:.1f} % (published: {EXIT} % in all)",
         ],
     )
 
