@@ -51,6 +51,13 @@ cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
     work(w, WK_PTE_SET, 1)
 
 
+cdef inline uint64_t ptep_get_and_clear(World *w, uint32_t leaf, int i) noexcept nogil:
+    """pte_get() and pte_clear() of an entry that is not none."""
+    cdef uint64_t pte = pte_get(w, leaf, i)
+    pte_clear(w, leaf, i)
+    return pte
+
+
 cdef inline void pte_flags(World *w, uint32_t leaf, int i, int set_flags, int clear_flags) noexcept nogil:
     """Changes young, dirty and write of a present entry."""
     cdef Leaf *lf = &w.leaves[leaf]
@@ -76,7 +83,18 @@ cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # first page number in [vpn, end) that a leaf covers, or end: absent upper tables are skipped whole
 cdef int64_t next_mapped(World *w, uint32_t mm, int64_t vpn, int64_t end) noexcept nogil
 # first entry in [i, end) of a leaf that is not none, or end
-cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
+cdef int search_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
+
+
+cdef inline int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
+    """search_pte(), which is most often over at once."""
+    cdef Leaf *lf = &w.leaves[leaf]
+    if i < end and not lf.full and lf.nr_present and lf.present[i >> 6] >> (i & 63) & 1:
+        work(w, WK_PTE, 1)
+        return i
+    return search_pte(w, leaf, i, end)
+
+
 # The first entry of a vma at or above vpn[0] that is not none: where it is and what it holds; false if there is none.
 cdef bint vma_next_entry(World *w, Vma *vma, int64_t *vpn, uint64_t *pte) noexcept nogil
 # Writes an entry that was none or is replaced. `mapping`, `pgoff`: the page is the one the page cache of that

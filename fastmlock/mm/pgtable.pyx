@@ -100,7 +100,7 @@ cdef int64_t next_mapped(World *w, uint32_t mm, int64_t vpn, int64_t end) noexce
     return end
 
 
-cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
+cdef int search_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
     cdef Leaf *lf = &w.leaves[leaf]
     cdef uint64_t bits
     cdef uint64_t *pte

@@ -456,8 +456,10 @@ cdef struct World:
     int64_t lru_locks
     int64_t munlocks            # munlock_page calls (patch 04 on) or pages put through a munlock batch
     uint32_t pcp[1024]          # free pages that a cpu gave back, last one first (PCP_LISTS)
-    # work since the driver last looked
-    int64_t work[17]
+    # what a unit of each kind of work costs, as the machine has it
+    int64_t work_ps[17]
+    # work and touches since the driver last looked
+    int64_t spent_ps
     int32_t nr_touch
-    uint32_t work_kinds         # bit set of the kinds in work
-    uint64_t touch[4096]        # page << 8 | number of atomic operations
+    uint32_t last_touch         # the page touched last, 0 = none yet
+    uint64_t touch[4096]        # page << 32 | number of atomic operations
