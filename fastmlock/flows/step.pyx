@@ -5,7 +5,7 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
                               protect, reclaim, remap, scan, shm, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
@@ -36,6 +36,7 @@ reclaim.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
+brk.register(TABLE)
 synthetic.register(TABLE)
 
 
