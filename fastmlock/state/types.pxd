@@ -231,19 +231,23 @@ cdef struct PageVec:
     uint8_t kind[31]        # MlockEntry, mlock batch only
     uint8_t spare
 
+# Bits of 64 entries of a linear leaf.
+cdef struct PteBits:
+    uint64_t present
+    uint64_t young
+    uint64_t dirty
+    uint64_t write
+
 # One page-table page (512 entries). A file mapping's entries need only bits: the page is the one the page
 # cache holds at (pgoff of entry 0) + i. The first entry that is anything else gives the leaf a full table.
 cdef struct Leaf:
-    uint64_t present[8]
-    uint64_t young[8]
-    uint64_t dirty[8]
-    uint64_t write[8]
     int64_t pgoff           # linear: file page of entry 0 (may be negative)
     uint32_t mapping        # linear: whose pages; 0 = nothing mapped linearly yet
     uint32_t full           # index of the full table of 512 entries, 0 = linear
     uint32_t mm
     int32_t nr_present      # entries that are not none
     int64_t vpn             # first page number covered
+    PteBits bits[8]         # linear: of all entries
 
 cdef struct Vma:
     int64_t start           # vpn
