@@ -11,6 +11,7 @@ from fastmlock.flows.step cimport flow_fn, flow_table, step_with
 from fastmlock.machine.core cimport (account, charge, cpu_at, latency, line_fill, line_owner, stat_acquired,
                                      stat_released)
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
+from fastmlock.machine.queue cimport queue_rival, queue_set
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
 from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
@@ -230,40 +231,57 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
     return end_ns
 
 
-cdef inline void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
-    """One event of one cpu, and what follows from it without time passing."""
+cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, int64_t last) noexcept nogil:
+    """One event of one cpu, and what follows from it without time passing; the same cpu's next ones too as long as they
+    come before those of all others, `limit_ns` and event `last`. Returns the key of the next event of all.
+
+    Which cpu is next is decided by a branch, not read from the queue, so that a processor can guess it and begin.
+    """
     cdef World *w = m.w
     cdef int task = m.cpus[cpu].curr - 1
     cdef TaskRec *r
-    cdef int64_t end_ns
+    cdef Task *t
+    cdef int64_t end_ns, key, rival
     cdef int req
     if task < 0:
         sched_pick(m, cpu, t_ns)
-        return
+        return m.queue.tree[1]
     r = &m.tasks[task]
+    t = &w.tasks[task]
     if r.phase != PH_STEP:
         t_ns = resume(m, cpu, task, r, t_ns)
         if t_ns == WAIT:
-            return
+            return m.queue.tree[1]
     # an unlock is only a store: the cpu runs on, a moment later
     while True:
-        req = step_with(FLOWS, w, &w.tasks[task])
+        req = step_with(FLOWS, w, t)
         if req == REQ_ERROR:
             m.clock.error = 1
-            return
+            return m.queue.tree[1]
         end_ns = segment_time(m, w, cpu, t_ns)
         if end_ns > t_ns:
-            r.phase = PH_STEP if req == REQ_WORK else PH_REQ
-            cpu_at(m, cpu, end_ns)
-            return
+            key = end_ns << CPU_BITS | cpu
+            if req != REQ_WORK:
+                r.phase = PH_REQ
+                queue_set(&m.queue, key)
+                return m.queue.tree[1]
+            r.phase = PH_STEP
+            rival = queue_rival(&m.queue, cpu)
+            if key > rival or end_ns >= limit_ns or m.clock.events >= last:
+                queue_set(&m.queue, key)
+                return rival if key > rival else key
+            m.clock.now_ns = end_ns
+            m.clock.events += 1
+            t_ns = end_ns
+            continue
         m.clock.events += 1
         end_ns = request(m, cpu, task, req, t_ns)
         if end_ns == WAIT:
-            return
+            return m.queue.tree[1]
         r.phase = PH_STEP
         if end_ns > t_ns and req != REQ_SPIN_UNLOCK:
             cpu_at(m, cpu, end_ns)
-            return
+            return m.queue.tree[1]
         t_ns = end_ns
 
 
@@ -320,19 +338,21 @@ cdef int64_t engine_run(Mach *m, int64_t until_ns, int64_t max_events) noexcept 
 
     Stops early when nothing is left to happen. clock.error is then set if a task still waits.
     """
-    cdef int64_t *root = &m.queue.tree[1]
     cdef Clock *clock = m.clock
     cdef int64_t begin = clock.events
     cdef int64_t last = begin + min(max_events, INT64_MAX - begin)
-    cdef int64_t key, t_ns
+    cdef int64_t key = m.queue.tree[1]
+    cdef int64_t limit_ns = min(clock.next_sample_ns, until_ns + (until_ns < INT64_MAX))
+    cdef int64_t t_ns
     while clock.events < last and not clock.error:
-        key = root[0]
         t_ns = key >> CPU_BITS
-        if t_ns >= clock.next_sample_ns or t_ns > until_ns:
+        if t_ns >= limit_ns:
             if pause(m, key, until_ns):
                 break
+            key = m.queue.tree[1]
+            limit_ns = min(clock.next_sample_ns, until_ns + (until_ns < INT64_MAX))
             continue
         clock.now_ns = t_ns
         clock.events += 1
-        cpu_event(m, <int> (key & CPU_MASK), t_ns)
+        key = cpu_event(m, <int> (key & CPU_MASK), t_ns, limit_ns, last)
     return clock.events - begin

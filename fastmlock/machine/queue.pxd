@@ -26,6 +26,18 @@ cdef inline int64_t queue_key(Queue *q, int cpu) noexcept nogil:
     return q.tree[q.size.width + q.slot[cpu]] if q.slot[cpu] >= 0 else INT64_MAX
 
 
+cdef inline int64_t queue_rival(Queue *q, int cpu) noexcept nogil:
+    """The earliest key of all others; the cpu has one itself."""
+    cdef int64_t *tree = q.tree
+    cdef uint64_t at = <uint64_t> (q.size.width + q.slot[cpu])
+    cdef int64_t key = INT64_MAX, other
+    while at > 1:
+        other = tree[at ^ 1]
+        at >>= 1
+        key = other if other < key else key
+    return key
+
+
 cdef inline void queue_resize(Queue *q, int width) noexcept nogil:
     """The same keys at the same leaves of a wider or narrower tree."""
     cdef int64_t *tree = q.tree
