@@ -24,6 +24,11 @@ cdef inline bint cpu_parked(Mach *m, int cpu) noexcept nogil:
     return m.queue.slot[cpu] < 0
 
 
+cdef inline int64_t cpu_next(Mach *m, int cpu) noexcept nogil:
+    """When its next event is, ns; far away if it has none."""
+    return queue_key(&m.queue, cpu) >> CPU_BITS
+
+
 cdef inline void cpu_before(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     """The next event of `cpu` is at `t_ns` or when it was before, whichever is earlier."""
     cdef int64_t key = (t_ns << CPU_BITS) | cpu
@@ -62,6 +67,19 @@ cdef inline void line_fill(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
         p.epochs[p.epoch] = t_ns
 
 
+cdef inline int64_t line_move(Mach *m, int owner, int cpu, int64_t waits_ns) noexcept nogil:
+    """What a line takes from its owner to another cpu that has waited for it for `waits_ns` (not if negative).
+
+    A node's own requests are served before it gives a line away. So of those who queue for a line not all come from
+    afar even if their order here is mixed: it crosses as often as there are nodes, not as often as it moves.
+    """
+    cdef int64_t far_ns = latency(m, owner, cpu)
+    cdef int64_t near_ns = m.node_ns[0]
+    if waits_ns > 0 and far_ns > near_ns:
+        far_ns = near_ns + (far_ns - near_ns) * m.nr_nodes * near_ns / (m.nr_nodes * near_ns + waits_ns)
+    return far_ns
+
+
 cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t atomics,
                              int node) noexcept nogil:
     """`atomics` read-modify-writes by `cpu` from `t_ns` on; returns when the last is over.
@@ -70,12 +88,13 @@ cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t
     memory of `node`, or of this cpu's own node if negative), then work on it.
     """
     cdef int64_t busy_ns = line[0] >> CPU_BITS
+    cdef int64_t waits_ns = busy_ns - t_ns
     cdef bint absent = line_in_memory(m, line[0])
-    if busy_ns > t_ns:
+    if waits_ns > 0:
         t_ns = busy_ns
     if absent or line_owner(line[0]) != cpu:
         if not absent:
-            t_ns += latency(m, line_owner(line[0]), cpu)
+            t_ns += line_move(m, line_owner(line[0]), cpu, waits_ns)
         else:
             if node < 0:
                 node = m.cpu_node[cpu]

@@ -8,14 +8,14 @@ between taking it and giving it back.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from fastmlock.flows.step cimport flow_fn, flow_table, step_with
-from fastmlock.machine.core cimport (account, charge, cpu_at, latency, line_fill, line_owner, stat_acquired,
-                                     stat_released)
+from fastmlock.machine.core cimport (account, charge, cpu_at, latency, line_fill, line_move, line_owner,
+                                     stat_acquired, stat_released)
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
 from fastmlock.machine.queue cimport queue_rival, queue_set
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
 from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
-from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_yield
+from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_tick, sched_yield
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport *
 from fastmlock.machine.watchdog cimport watchdog
@@ -33,21 +33,24 @@ cdef enum:
 
 
 cdef inline int64_t page_touch(Mach *m, Cpu *p, int cpu, int64_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
-    """The page's line is written: what line_rmw() does, and besides, one from memory near the page touched before has
-    been prefetched."""
+    """The page's line is written: what line_rmw() does; but one near the page touched before, from memory or (if the
+    machine knows what that takes) from another cpu, was on its way."""
     cdef Line line = m.pages[page]
     cdef int owner = line_owner(line)
     cdef int64_t busy_ns = line >> CPU_BITS
+    cdef int64_t waits_ns
     cdef int64_t step = page - p.last_page
+    cdef bint near = step and -PREFETCH_LINES <= step <= PREFETCH_LINES
     cdef int node
     p.last_page = page
     if owner >= 0 and busy_ns >= m.evicted_ns[owner]:
-        if busy_ns > t_ns:
+        waits_ns = busy_ns - t_ns
+        if waits_ns > 0:
             t_ns = busy_ns
         if owner != cpu:
-            t_ns += latency(m, owner, cpu)
+            t_ns += m.row_ns if near and m.row_ns else line_move(m, owner, cpu, waits_ns)
             line_fill(m, cpu, t_ns)
-    elif step and -PREFETCH_LINES <= step <= PREFETCH_LINES:
+    elif near:
         t_ns += m.costs.prefetch_ns
         line_fill(m, cpu, t_ns)
     else:
@@ -117,6 +120,7 @@ cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexce
     stat_acquired(m, r.wait_class, 1, bounced, False, 0)
     account(m, cpu, got_ns, ACC_LOCK_LINE)
     if r.wait_class == LK_LRU:
+        r.irqs_off += 1
         got_ns = lruvec_line(m, cpu, owner, got_ns)
     return got_ns
 
@@ -127,6 +131,7 @@ cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noe
     stat_acquired(m, r.wait_class, 1, True, True, t_ns - r.wait_ns)
     account(m, cpu, t_ns, spin_account(r.wait_class))
     if r.wait_class == LK_LRU:
+        r.irqs_off += 1
         t_ns = lruvec_line(m, cpu, m.cpus[cpu].granted_by, t_ns)
     return t_ns
 
@@ -135,6 +140,7 @@ cdef inline int64_t spin_unlock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noex
     cdef SpinLock *lock = &m.spins[r.wait_class][r.wait_obj]
     stat_released(m, r.wait_class, 1, t_ns - lock.held_ns)
     r.spin_depth -= 1
+    r.irqs_off -= r.wait_class == LK_LRU
     t_ns = queued_spin_unlock(m, lock, &lock.line, cpu, t_ns)
     account(m, cpu, t_ns, ACC_LOCK_LINE)
     return t_ns
@@ -248,6 +254,10 @@ cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, 
         return m.queue.tree[1]
     r = &m.tasks[task]
     t = &w.tasks[task]
+    if t_ns >= m.cpus[cpu].tick_ns and not r.irqs_off and (r.phase <= PH_REQ or r.phase == PH_DELAY):
+        cpu_at(m, cpu, sched_tick(m, cpu, t_ns))
+        return m.queue.tree[1]
+    limit_ns = min(limit_ns, m.cpus[cpu].tick_ns)
     if r.phase != PH_STEP:
         t_ns = resume(m, cpu, task, r, t_ns)
         if t_ns == WAIT:
