@@ -364,7 +364,7 @@ class ReferenceSystem:
         if not 1 <= what <= 4:
             return -1, EINVAL
         if what & 1:
-            vmscan.drop_pagecache(k, self._files)
+            vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
         return OK
 
     def sysctl(self, path: str, value: str) -> tuple[int, int]:
