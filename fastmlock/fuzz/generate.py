@@ -77,7 +77,8 @@ EVERYTHING = Profile()
 LIVE = Profile(ext4=False, leave_out=frozenset({"compact", "dropcaches", "sysctl"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
-                   leave_out=frozenset({"msync", "movepages", "mlockall", "compact", "dropcaches", "sysctl"}))
+                   leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
+                                        "peek", "exec", "compact", "dropcaches", "sysctl"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -86,6 +87,7 @@ class _Region:
     pages: int
     file: str | None
     writable: bool = True
+    stack: bool = False
 
 
 @dataclass
@@ -161,7 +163,7 @@ class _Writer:
         name = rng.choice("ABCDE")
         source = rng.choice([*self.files, *self.files, "anon"])
         sharing = rng.choice(("shared", "private"))
-        prot = "wx" if self.chance(0.01) else rng.choice(("rw", "rw", "rw", "rw", "rw", "r", "r", "none", "w", "rwx", "rx"))
+        prot = rng.choice(("rw", "rw", "rw", "rw", "rw", "rw", "r", "r", "r", "none", "w", "rwx", "rx"))
         if source == "anon":
             off, pages = 0, self.size()
         else:
@@ -173,6 +175,9 @@ class _Writer:
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
                   if self.chance(often)]
+        stack = (source == "anon" and sharing == "private" and self.chance(0.15)) or self.chance(0.01)
+        if stack and "growsdown" not in self.profile.leave_out:
+            words.append("growsdown")
         under = sorted(set.intersection(*(set(self.alive[q].regions) for q in self.members(who))))
         if under and self.chance(self.kind.over):
             over = rng.choice(under)
@@ -182,7 +187,7 @@ class _Writer:
                 at = 512 - rng.randrange(min(pages + 1, 20))            # across two page tables, or at their border
             words.append(f"at={over}+{at}")
         for q in self.members(who):
-            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, "w" in prot)
+            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, "w" in prot, stack)
         return f"{who} mmap {' '.join(words)}"
 
     def range_call(self, verb: str) -> Callable[[], str | None]:
@@ -219,6 +224,43 @@ class _Writer:
         off, pages = self.span(region.pages)
         write = self.rng.choice("rww") if region.writable or self.chance(0.2) else "r"
         return f"{who} touch {name} {off} {pages} {write}"
+
+    def stack(self) -> str | None:
+        """Below a mapping that grows downwards, within and beyond its limits."""
+        stacks = [(p, name) for p, process in self.alive.items() for name, region in process.regions.items()
+                  if region.stack]
+        if not stacks:
+            return None
+        p, name = self.rng.choice(stacks)
+        below = self.rng.choice((1, 1, 2, 3, 5, 8, 16, 40, 300, 2040))
+        if self.chance(0.3) and "peek" not in self.profile.leave_out:
+            return f"p{p} peek {name} {-below} {self.rng.choice('rw')}"
+        return f"p{p} touch {name} {-below} {self.rng.choice((1, 1, 2))} {self.rng.choice('rww')}"
+
+    def brk(self) -> str:
+        p = self.rng.choice(sorted(self.alive))
+        pages = self.rng.choice((0, 1, 4, *SIZES))
+        self.alive[p].regions["K"] = _Region(pages, None)
+        return f"p{p} brk K {pages}"
+
+    def remappages(self) -> str | None:
+        if (there := self.where()) is None:
+            return None
+        who, _, name, region = there
+        off, pages = self.span(region.pages)
+        words = f"{who} remappages {name} {off} {pages} {self.rng.randrange(region.pages + 1)}"
+        return words + (" nonblock" if self.chance(0.3) else "")
+
+    def peek(self) -> str | None:
+        if (there := self.where()) is None:
+            return None
+        _, p, name, region = there
+        return f"p{p} peek {name} {self.rng.randrange(-1, region.pages + 1)} {self.rng.choice('rw')}"
+
+    def exec(self) -> str:
+        p = self.rng.choice(sorted(self.alive))
+        self.alive[p].regions.clear()
+        return f"p{p} exec"
 
     def mremap(self) -> str | None:
         if (there := self.where()) is None:
@@ -335,8 +377,10 @@ class _Writer:
             "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7, self.madvise),
             "mprotect": (4, self.mprotect), "msync": (0.7, self.msync), "rlimit": (1, self.rlimit),
             "setuid": (0.7, self.setuid), "cpu": (2, self.cpu), "ldrain": (2, self.ldrain),
-            "movepages": (1, self.movepages), "fork": (2.5, self.fork), "exit": (2, self.end("exit")),
-            "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
+            "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
+            "stack": (4, self.stack), "remappages": (0.5, self.remappages), "peek": (0.7, self.peek),
+            "exec": (0.4, self.exec), "exit": (2, self.end("exit")), "kill": (0.5, self.end("kill")),
+            "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
             "compact": (0.3, lambda: "compact"), "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
