@@ -383,8 +383,8 @@ class _Writer:
             "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
-            "compact": (0.3, lambda: "compact"), "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
-            "sysctl": (0.3, self.sysctl),
+            "compact": (0.3, lambda: "compact"), "sysctl": (0.3, self.sysctl),
+            "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
         }
 
     def begin(self) -> None:
@@ -398,9 +398,10 @@ class _Writer:
         self.alive = {p: _Process() for p in range(self.started)}
         for p in self.alive:
             if self.chance(kind.arena):
-                self.alive[p].regions["A"] = _Region(1030, None)
+                pages = 1030 if self.chance(0.1) else 40        # the large one takes its time to be looked at
+                self.alive[p].regions["A"] = _Region(pages, None)
                 self.lines.append(f"p{p} mmap A anon {rng.choice(('private', 'private', 'shared'))} "
-                                  f"{rng.choice(('none', 'rw', 'r'))} 0 {rng.choice((40, 1030))}")
+                                  f"{rng.choice(('none', 'rw', 'r'))} 0 {pages}")
             if self.chance(kind.poor):
                 if self.chance(0.8):
                     self.lines.append(f"p{p} rlimit memlock {rng.choice(LIMITS[:-2])}")
