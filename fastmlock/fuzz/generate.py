@@ -20,7 +20,7 @@ LIMITS = (0, 1, 4096, 8 * 4096, 20 * 4096, 64 << 10, 40 * 4096, 100 * 4096, 8 <<
 ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read", "populate_write", "dontneed_locked",
           "cold", "pageout", "remove", "random", "normal", "dontfork", "dofork", "wipeonfork", "nohugepage", "hugepage",
           "mergeable", "sequential")
-MSYNC = ("async", "invalidate", "invalidate", "", "async invalidate", "async sync")
+MSYNC = ("async", "invalidate", "invalidate", "", "sync", "async invalidate", "async sync")
 SYSCTL = "sysctl /proc/sys/vm/max_map_count"
 
 
@@ -78,7 +78,8 @@ LIVE = Profile(ext4=False, leave_out=frozenset({"compact", "dropcaches", "sysctl
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
-                                        "peek", "exec", "compact", "dropcaches", "sysctl"}))
+                                        "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill", "compact",
+                                        "dropcaches", "sysctl"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -100,6 +101,7 @@ class _Writer:
         self.rng, self.profile = rng, profile
         self.lines: list[str] = []
         self.files: dict[str, int] = {}
+        self.segments: set[str] = set()
         self.alive: dict[int, _Process] = {}
         self.started = 0
         self.kind = rng.choices(KINDS, [kind.often for kind in KINDS])[0]
@@ -304,6 +306,19 @@ class _Writer:
         off, pages = self.span(region.pages)
         return f"{who} msync {name} {off} {pages} {self.rng.choice(MSYNC)}".rstrip()
 
+
+    def shmctl(self, verb: str) -> Callable[[], str | None]:
+        def write() -> str | None:
+            return f"{self.anyone()} {verb} {self.rng.choice(sorted(self.segments))}" if self.segments else None
+        return write
+
+    def oomkill(self) -> str | None:
+        if len(self.alive) < 2:
+            return None
+        p = self.rng.choice(sorted(self.alive))
+        del self.alive[p]
+        return f"oomkill p{p}"
+
     def rlimit(self) -> str:
         return f"{self.anyone()} rlimit memlock {self.rng.choice(LIMITS)}"
 
@@ -349,15 +364,20 @@ class _Writer:
         name = "FGHJL"[len(self.files)] if len(self.files) < 5 else None
         if name is None:
             return None
-        fs = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs"
+        fs, owner = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs", ""
         self.files[name] = pages = 0 if self.chance(0.03) else self.size()
-        return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}"
+        if self.chance(0.15) and "shm" not in self.profile.leave_out:
+            fs, owner = "shm", self.rng.choice(("", " uid=1000"))
+            self.segments.add(name)
+        return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
 
     def sysctl(self) -> str:
         return f"{SYSCTL} {self.rng.choice((4, 6, 8, 10, 14, 65530))}"
 
-    def truncate(self) -> str:
+    def truncate(self) -> str | None:
         file = self.rng.choice(sorted(self.files))
+        if file in self.segments:
+            return None
         size = self.files[file]
         return f"truncate {file} {self.rng.choice((0, size // 2, max(0, size - 1), size, size + 5))}"
 
@@ -365,6 +385,8 @@ class _Writer:
         def write() -> str:
             file = self.rng.choice(sorted(self.files))
             off, pages = self.span(self.files[file])
+            if file in self.segments:
+                pages = min(pages, self.files[file] - max(off, 0))
             return f"{verb} {file} {max(off, 0)} {max(pages, 0)}"
         return write
 
@@ -380,6 +402,8 @@ class _Writer:
             "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
             "stack": (4, self.stack), "remappages": (0.5, self.remappages), "peek": (0.7, self.peek),
             "exec": (0.4, self.exec), "exit": (2, self.end("exit")), "kill": (0.5, self.end("kill")),
+            "shmlock": (3, self.shmctl("shmlock")), "shmunlock": (3, self.shmctl("shmunlock")),
+            "oomkill": (0.4, self.oomkill),
             "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),

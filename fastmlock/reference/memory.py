@@ -15,6 +15,7 @@ from .state import (
     VM_WRITE,
     File,
     Kernel,
+    Mm,
     Page,
     Pte,
     Task,
@@ -214,6 +215,17 @@ def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cow
     tlb = MmuGather()
     unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows)
     tlb.flush(k)
+
+
+def oom_reap_task_mm(k: Kernel, mm: Mm) -> None:
+    """Zap a victim's private and anonymous memory while it still exists. To 02 locked vmas are left alone (2.8)."""
+    for vma in list(mm.vmas):
+        if vma.flags & (VM_HUGETLB | VM_PFNMAP) or (vma.flags & VM_LOCKED and not k.traits.p03_zap_locked):
+            continue
+        if vma.file is None or vma.private:
+            tlb = MmuGather()
+            unmap_single_vma(k, tlb, vma, vma.start, vma.end)
+            tlb.flush(k)
 
 
 def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_cows: bool) -> None:
