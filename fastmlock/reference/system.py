@@ -6,7 +6,7 @@ from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
-from . import brk, filemap, gup, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, truncate, vmscan
+from . import brk, filemap, gup, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, swapfile, truncate, vmscan
 from .state import (
     VM_GROWSDOWN,
     VM_LOCKED,
@@ -231,6 +231,8 @@ class ReferenceSystem:
             return -1, EINVAL
         start = addr >> PAGE_SHIFT
         end = start + _pages_up(length)
+        if end >= 1 << 52:                      # in bytes it has wrapped
+            return -1, ENOMEM
         covered = start
         for vma in [v for v in task.mm.vmas if v.start < end and v.end > start]:
             if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
@@ -399,6 +401,10 @@ class ReferenceSystem:
         for page in file.pages.values():
             page.dirty = False
 
+    def swapon(self, pages: int) -> None:
+        """A swap device of so many pages, a ram disk, is switched on."""
+        swapfile.swapon(self.k, pages)
+
     def drain_all(self) -> None:
         swap.lru_add_drain_all(self._control())
 
@@ -506,6 +512,8 @@ class ReferenceSystem:
 
     def pte(self, pid: int, addr: int) -> tuple[str, int]:
         pte = self._tasks[pid].mm.ptes.get(addr >> PAGE_SHIFT)
+        if addr >> PAGE_SHIFT in self._tasks[pid].mm.swapped:
+            return "s", 0
         if pte is None:
             return "-", 0
         if pte.migration:
@@ -524,12 +532,15 @@ class ReferenceSystem:
         return self._files[file].size
 
     def cached(self, file: int, index: int) -> int:
-        page = self._files[file].pages.get(index)
+        """What mincore() sees: the page cache, and for what is swapped out the swap cache."""
+        backing = self._files[file]
+        page = backing.swapped[index].page if index in backing.swapped else backing.pages.get(index)
         return page.pfn if page is not None else 0
 
 
 def _flag_letters(page: Page) -> str:
     """In the recordings' order LUMARDasSWKiTBz."""
     shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
-             (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"), (page.zero, "z"))
+             (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"),
+             (page.swap is not None, "S"), (page.zero, "z"))
     return "".join(letter for on, letter in shown if on)
