@@ -157,18 +157,11 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
                         return ask(t, f, RL_LOCK, REQ_SPIN_UNLOCK, LK_LRU, f.j)
                     f.pc = RL_LOCK
                     return REQ_NONE
-<<<<<<< HEAD
-                take_off_lru(w, t.cpu, page)
-            chain_freed(w, t, f, page)
+                take_off_lru(w, cpu, page)
+            chain_freed(w, cpu, f, page)
         i += 1
         if i & 511 == 0:                # let the time of 512 pages pass
             f.i = i
-=======
-                take_off_lru(w, cpu, page)
-            chain_freed(w, cpu, f, page)
-        f.i += 1
-        if f.i & 511 == 0:              # let the time of 512 pages pass
->>>>>>> main
             if f.j:
                 page = f.j
                 f.j = 0
