@@ -87,12 +87,11 @@ cdef enum:
 
 
 cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = vma, b = vpn, c = new below. i = error."""
+    """__split_vma: a = vma, b = vpn, c = new below. i = error. The limit of vmas is the caller's to look at: munmap
+    takes a piece off either end of a vma even at the limit."""
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     if f.pc == 0:
-        if w.mms[v.mm].map_count >= w.max_map_count:
-            return ret(t, -ENOMEM)
         f.pc = VS_LOCKED
         if v.mapping:
             return ask(t, f, VS_LOCKED, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
@@ -136,6 +135,11 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, f.k)
 
 
+cdef bint may_split(World *w, uint32_t vma) noexcept nogil:
+    """split_vma: whether the process may have one more vma."""
+    return w.mms[w.vmas[vma].mm].map_count < w.max_map_count
+
+
 cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
     """Merges with neighbours or splits, so that one vma covers [b, c) of vma a to be given the flags d. res = that
     vma or -errno; a merged vma has the flags already. i = vma."""
@@ -150,12 +154,16 @@ cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
             return ret(t, t.res)
         f.pc = 2
         if f.b != w.vmas[f.i].start:
+            if not may_split(w, f.i):
+                return ret(t, -ENOMEM)
             return call(w, t, f, 2, F_VMA_SPLIT, f.i, f.b, 1)
     if f.pc == 2:
         if t.res < 0:
             return ret(t, t.res)
         f.pc = 3
         if f.c != w.vmas[f.i].end:
+            if not may_split(w, f.i):
+                return ret(t, -ENOMEM)
             return call(w, t, f, 3, F_VMA_SPLIT, f.i, f.c, 0)
     return ret(t, t.res if t.res < 0 else f.i)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from . import commands as c
 from . import races
-from .image import STACKS, Host, Image, Stack
+from .image import PROCESS_BYTES, STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
@@ -52,13 +52,14 @@ class _Process:
     def region(self, name: str) -> Region | None:
         return next((region for region in self.regions if region.name == name), None)
 
-    def set_region(self, region: Region) -> None:
-        """Puts `region` in place of the one of that name, or at the end."""
+    def set_region(self, region: Region) -> int:
+        """Puts `region` in place of the one of that name, or at the end; -> its place."""
         for at, old in enumerate(self.regions):
             if old.name == region.name:
                 self.regions[at] = region
-                return
+                return at
         self.regions.append(region)
+        return len(self.regions) - 1
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
@@ -151,7 +152,7 @@ class Runner:
         if isinstance(command, c.Exit) and len(command.procs) > 1:
             for number in command.procs:
                 self._receives(self.processes[number])
-                self._gone(self.processes[number])
+                self._gone(self.processes[number], number)
             return Reply()
         replies = [self._in_process(command, number) for number in command.procs]
         return next((reply for reply in reversed(replies) if reply.ret == -1), replies[0])
@@ -163,12 +164,12 @@ class Runner:
         if not isinstance(command, c.Kill):
             self._receives(process)
         if isinstance(command, (c.Exit, c.Kill)):
-            return self._gone(process)
+            return self._gone(process, number)
         if isinstance(command, c.Mmap):
             return self._mmap(command, number, process)
         region = self._region(command, number, process)
         if isinstance(command, c.Mremap) and region is not None:
-            return self._mremap(command, process, region)
+            return self._mremap(command, number, process, region)
         if process.pid is None or not self._alive(process):
             return DEAD
         if isinstance(command, c.Fork):
@@ -176,7 +177,10 @@ class Runner:
         if region is not None:
             if self.image and isinstance(command, c.Touch):
                 self.image.touch(process.pid)
-            return Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
+            reply = Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
+            if self.image and reply.sig:
+                self.image.signal(process.pid)
+            return reply
         return Reply(*ON_PROCESS[type(command)](self, command, process.pid))
 
     def _receives(self, process: _Process) -> None:
@@ -189,17 +193,21 @@ class Runner:
             process.pid = None
         return process.pid is not None
 
-    def _gone(self, process: _Process) -> Reply:
+    def _gone(self, process: _Process, number: int) -> Reply:
         """Ends a process. Its regions stay known by name, as the recorder keeps them."""
         if process.pid is None or not self._alive(process):
             return DEAD
         self.system.exit(process.pid)
         process.pid = None
+        if self.image:
+            self.image.process(number)
         return Reply()
 
     def _fork(self, command: c.Fork, process: _Process, pid: int) -> Reply:
         child = self.image.fork(pid) if self.image else self.system.fork(pid)
         self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
+        if self.image:
+            self.image.process(command.child, PROCESS_BYTES)
         return Reply()
 
     # ---- regions
@@ -241,10 +249,15 @@ class Runner:
                                     command.offset * PAGE_SIZE)
         if ret == -1:
             return Reply(ret, err)
-        process.set_region(Region(command.region, ret, command.pages, file, command.offset, command.shared))
+        self._keep(process, number, Region(command.region, ret, command.pages, file, command.offset, command.shared))
         return Reply()
 
-    def _mremap(self, command: c.Mremap, process: _Process, region: Region) -> Reply:
+    def _keep(self, process: _Process, number: int, region: Region) -> None:
+        place = process.set_region(region)
+        if self.image:
+            self.image.region(number, place)
+
+    def _mremap(self, command: c.Mremap, number: int, process: _Process, region: Region) -> Reply:
         new_address = self._new_address() if command.flags & MREMAP_FIXED else 0
         if process.pid is None or not self._alive(process):
             return DEAD
@@ -253,8 +266,8 @@ class Runner:
                                       _bytes(command.new_pages), command.flags, new_address)
         if ret == -1:
             return Reply(ret, err)
-        process.set_region(Region(command.target, ret, command.new_pages, region.file,
-                                  region.offset + command.offset, region.shared))
+        self._keep(process, number, Region(command.target, ret, command.new_pages, region.file,
+                                           region.offset + command.offset, region.shared))
         return Reply(0 if ret == address else 1)
 
     # ---- files
