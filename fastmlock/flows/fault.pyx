@@ -356,6 +356,11 @@ cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Vma *v
     if f.pc == 1:
         f.j = find_vma(w, t.mm, f.a + f.i)
+        if f.j and w.vmas[f.j].start > f.a + f.i and w.vmas[f.j].flags & VM_GROWSDOWN:
+            return call(w, t, f, 4, F_EXPAND_STACK, f.j, f.a + f.i)
+        t.res = 0
+        f.pc = 4
+    if f.pc == 4:
         if f.j and w.vmas[f.j].start <= f.a + f.i:
             v = &w.vmas[f.j]
             if v.flags & (VM_WRITE if f.c else (VM_READ | VM_WRITE | VM_EXEC)):

@@ -82,6 +82,11 @@ cdef enum Flow:
     F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
     F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
     F_SYS_SHM_LOCK          # a = mapping, b = lock or unlock
+    F_SYS_BRK               # a = the break asked for, in bytes; ret = the break
+    F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
+    F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached
+    F_SYS_EXEC              # a = the new mm
+    F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     NR_FLOWS = 256
 
 cdef enum FaultFlag:
@@ -105,6 +110,7 @@ cdef enum Errno:
     EPERM = 1
     ESRCH = 3
     EINTR = 4
+    EIO = 5
     EAGAIN = 11
     ENOMEM = 12
     EFAULT = 14

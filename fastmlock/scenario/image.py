@@ -10,11 +10,10 @@ Everything here goes through the system calls that a `Host` offers, so that one 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from .observe import File, Region
 from .system import (
     MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_PRIVATE, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, VM_DONTEXPAND, VM_IO,
     VM_PFNMAP, VM_READ, SystemUnderTest,
@@ -113,6 +112,16 @@ STACKS = placements()
 """The placements that a recording may have been made with, the likeliest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What a run of the recorder owes to chance, and no recording says."""
+
+    stack: Stack = STACKS[0]
+    orders: tuple[bool, ...] = ()
+    """Of each fork of a worker in turn whether the child goes first; the release's own way for the rest. From 6.6 on
+    (EEVDF) a guest shows both within one scenario."""
+
+
 def pages_of(start: int, length: int) -> range:
     """The pages under `length` bytes from `start` on."""
     return range(start // PAGE_SIZE, (start + max(length, 1) - 1) // PAGE_SIZE + 1)
@@ -158,8 +167,8 @@ class Image:
     """The controller's own image, from which every worker is forked; made on a fresh `host`. `lines`: how long the
     scenario is."""
 
-    def __init__(self, host: Host, lines: int, stack: Stack = STACKS[0]) -> None:
-        self.host, self.stack = host, stack
+    def __init__(self, host: Host, lines: int, chance: Chance = Chance()) -> None:
+        self.host, self.stack, self.orders = host, chance.stack, iter(chance.orders)
         self.written: set[int] = set()          # by the controller since the last fork
         self.copied = False
         self.printed = 0
@@ -177,7 +186,7 @@ class Image:
             self._read(me, page)
             self._write(me, page)
         host.mprotect(me, RELRO * PAGE_SIZE, RELRO_PAGES * PAGE_SIZE, R)
-        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *stack.at_start))
+        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *self.stack.at_start))
         host.drain_all()
         host.pwrite(program, 0, PROGRAM_PAGES)                  # used a second time: in constant use
         host.drain_all()
@@ -219,8 +228,8 @@ class Image:
 
     def touch(self, pid: int) -> None:
         """Before it touches memory a worker saves where to go on after a signal."""
-        self._read(pid, SETJMP)
         self._write(pid, TOUCH_PAGE)
+        self._read(pid, SETJMP)
 
     def signal(self, pid: int) -> None:
         """A worker gets a signal."""
@@ -231,9 +240,10 @@ class Image:
         """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data and the C
         library's own are written by the child alone. -> pid of the child"""
         child = self.host.fork(pid)
+        child_first = next(self.orders, self.host.child_runs_first)
         writes = {pid: (COMMAND_PAGE, *self.stack.frame),
                   child: (TLS_PAGE, *CHILDS_OWN, *self.stack.frame, COMMAND_PAGE)}
-        for process in (child, pid) if self.host.child_runs_first else (pid, child):
+        for process in (child, pid) if child_first else (pid, child):
             for page in writes[process]:
                 self._write(process, page)
         for page in (LOOP, CALLS):
@@ -253,7 +263,7 @@ class Image:
     def start(self) -> None:
         """It reads the counters for the first time, and prints step 0."""
         self.count()
-        self._print(STEP_0)
+        self.prints(STEP_0)
 
     def count(self) -> None:
         """It reads the counters."""
@@ -277,22 +287,27 @@ class Image:
         if not sparse:
             self._mine(pages_of(*FILL))
 
-    def look(self, processes: Sequence[tuple[int, int, list[Region]]], files: Sequence[File]) -> None:
-        """It looks at the living `processes` (number, pid, regions) and the files."""
-        for _, pid, regions in processes:
-            self._mine(pages_of(BIG, len(self.host.vmas(pid)) * smaps_bytes(self.host.release)))
-            for region in regions:
-                self._mine((*pages_of(*PAGEMAP), *pages_of(STATES, region.pages * STATE_BYTES)))
-        for file in files:
-            self._mine((*pages_of(*MINCORE), *pages_of(STATES, file.pages * STATE_BYTES)))
+    def reads_process(self, pid: int) -> None:
+        """It reads status and smaps of a process."""
+        self._mine(pages_of(BIG, len(self.host.vmas(pid)) * smaps_bytes(self.host.release)))
 
-    def print(self, record: dict[str, Any]) -> None:
-        """It prints what it saw."""
-        self._print(printed(record))
+    def reads_region(self, pages: int) -> None:
+        """It reads the pagemap of a region."""
+        self._mine((*pages_of(*PAGEMAP), *pages_of(STATES, pages * STATE_BYTES)))
 
-    def _print(self, length: int) -> None:
+    def reads_file(self, pages: int) -> None:
+        """It asks which pages of a file are cached."""
+        self._mine((*pages_of(*MINCORE), *pages_of(STATES, pages * STATE_BYTES)))
+
+    def prints(self, length: int) -> None:
+        """It prints so many bytes more of a record."""
         self._mine((STREAM_PAGE, *pages_of(OUTPUT + self.printed, length)))
         self.printed += length
+
+    def printed_all(self, start: int, record: dict[str, Any]) -> None:
+        """It has printed all of this record, which begins at byte `start`."""
+        self.printed = start
+        self.prints(printed(record))
 
     def copy(self, file: int, offset: int, *, write: bool) -> None:
         """A copy from or to a file. A first write whose buffer is not there yet fails after the page was looked up,

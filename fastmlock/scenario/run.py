@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 from . import commands as c
 from . import races
-from .image import PROCESS_BYTES, STACKS, Host, Image, Stack
+from .image import PROCESS_BYTES, Chance, Host, Image
 from .language import ScenarioError
-from .observe import File, Observer, Region, changes
+from .observe import File, Observer, Region, changes, length
 from .system import (
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, NotSupported, PAGE_SIZE,
+    HEAP, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, NotSupported, PAGE_SIZE,
     SystemUnderTest,
 )
 
@@ -63,19 +63,20 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = (),
+        forget_lost: bool = False, chance: Chance = Chance(), real: Sequence[Record] = (),
         watch: Callable[[Runner], None] | None = None) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real`
+    regions (`fastmlock.scenario.image`, with this `chance`), where the system can give it to them and no
+    process does what the recorder's cannot (exec); `real`
     are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
     by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
     the cache is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called
     after each step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
     the system has no such path.
     """
-    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, chance=chance)
     printed = {record["step"]: record for record in real}
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
@@ -88,9 +89,13 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
         if reply.sig:
             record["sig"] = reply.sig
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
+        if runner.image:
+            begun = runner.image.printed
+            runner.image.prints(length({key: value for key, value in {**record, **printed.get(step, {})}.items()
+                                        if key in record}))
         record.update(runner.look())
         if runner.image:
-            runner.image.print(printed.get(step, record))
+            runner.image.printed_all(begun, printed.get(step, record))
         before = now
         if watch is not None:
             watch(runner)
@@ -101,7 +106,7 @@ class Runner:
     """Carries out the commands of one scenario on one system."""
 
     def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
-                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
+                 forget_lost: bool = False, chance: Chance = Chance()) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
@@ -111,8 +116,8 @@ class Runner:
         self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
         self.image: Image | None = None
-        if image and isinstance(system, Host):
-            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
+        if image and isinstance(system, Host) and not any(isinstance(one, c.Exec) for one in scenario.commands):
+            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, chance)
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
@@ -138,9 +143,7 @@ class Runner:
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
         there = self.living()
-        if self.image:
-            self.image.look(there, self.files)
-        return self.observer.look(there)
+        return self.observer.look(there, self.image)
 
     def step(self, command: c.Command) -> Reply:
         """Carries out one command, in each of its processes in turn.
@@ -167,6 +170,8 @@ class Runner:
             return self._gone(process, number)
         if isinstance(command, c.Mmap):
             return self._mmap(command, number, process)
+        if isinstance(command, c.Brk):
+            return self._brk(command, number, process)
         region = self._region(command, number, process)
         if isinstance(command, c.Mremap) and region is not None:
             return self._mremap(command, number, process, region)
@@ -174,6 +179,8 @@ class Runner:
             return DEAD
         if isinstance(command, c.Fork):
             return self._fork(command, process, process.pid)
+        if isinstance(command, c.Exec):
+            return self._exec(process, process.pid)
         if region is not None:
             if self.image and isinstance(command, c.Touch):
                 self.image.touch(process.pid)
@@ -208,6 +215,13 @@ class Runner:
         self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
         if self.image:
             self.image.process(command.child, PROCESS_BYTES)
+        return Reply()
+
+    def _exec(self, process: _Process, pid: int) -> Reply:
+        """A real loader's pages have passed through the batches when it is done: so all is drained behind it."""
+        self.system.exec(pid)
+        process.regions.clear()
+        self.system.drain_all()
         return Reply()
 
     # ---- regions
@@ -256,6 +270,15 @@ class Runner:
         place = process.set_region(region)
         if self.image:
             self.image.region(number, place)
+
+    def _brk(self, command: c.Brk, number: int, process: _Process) -> Reply:
+        """-> the pages that the heap has then"""
+        if process.pid is None or not self._alive(process):
+            return DEAD
+        end, _ = self.system.brk(process.pid, HEAP + command.pages * PAGE_SIZE)
+        pages = (end - HEAP) // PAGE_SIZE
+        self._keep(process, number, Region(command.region, HEAP, pages, None, 0, False))
+        return Reply(pages)
 
     def _mremap(self, command: c.Mremap, number: int, process: _Process, region: Region) -> Reply:
         new_address = self._new_address() if command.flags & MREMAP_FIXED else 0
@@ -342,6 +365,15 @@ def _msync(system: SystemUnderTest, command: c.Msync, pid: int, region: Region) 
     return ret, err
 
 
+def _remap_pages(system: SystemUnderTest, command: c.RemapPages, pid: int, region: Region) -> tuple[int, int]:
+    return system.remap_file_pages(pid, _address(region, command.offset), _bytes(command.pages), 0,
+                                   command.file_offset, command.flags)
+
+
+def _peek(system: SystemUnderTest, command: c.Peek, pid: int, region: Region) -> tuple[int, int]:
+    return system.peek(pid, _address(region, command.offset), command.write)
+
+
 def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region: Region) -> tuple[int, int]:
     return system.move_pages(pid, _address(region, command.offset))
 
@@ -378,7 +410,7 @@ def _file_range(runner: Runner, command: c.FileRange) -> Reply:
 # Which call carries out which command; `Any` because each takes the command's own class.
 ON_REGION: dict[type, Callable[..., tuple[int, ...]]] = {
     c.RangeCall: _range_call, c.Touch: _touch, c.Madvise: _madvise, c.Mprotect: _mprotect,
-    c.Msync: _msync, c.MovePages: _move_pages,
+    c.Msync: _msync, c.MovePages: _move_pages, c.RemapPages: _remap_pages, c.Peek: _peek,
 }
 ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
     c.MlockAll: lambda runner, command, pid: runner.system.mlockall(pid, command.flags),

@@ -16,6 +16,8 @@ cdef enum:
     SHADOW = 0xffffffff     # page-cache slot of a page that reclaim took away
     FAULT_AROUND = 16       # pages mapped around a read fault (64 KiB)
     THP_ORDER = 9
+    STACK_GUARD_GAP = 256   # pages that a mapping which grows downwards keeps free below it
+    STACK_LIMIT = 2048      # RLIMIT_STACK in pages: 8 MiB
 
 # page flags: our own bit numbers, the kernel's names
 cdef enum PageFlag:
@@ -48,6 +50,7 @@ cdef enum VmFlag:
     VM_WRITE = 0x2
     VM_EXEC = 0x4
     VM_SHARED = 0x8
+    VM_GROWSDOWN = 0x100
     VM_PFNMAP = 0x400
     VM_LOCKED = 0x2000
     VM_IO = 0x4000
@@ -267,6 +270,8 @@ cdef struct Mm:
     uint32_t vmacache
     uint32_t exiting
     int64_t rss             # present entries
+    int64_t start_brk       # bytes; the heap is [start_brk, brk)
+    int64_t brk
 
 cdef struct Mapping:
     int64_t nrpages
@@ -401,6 +406,8 @@ cdef struct Traits:
     int32_t mremap_checks_first # mremap looks at the old VMA before it unmaps anything (6.17)
     int32_t random_is_old       # zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     int32_t release_reverses    # release_pages() frees its last page first (through 6.8)
+    int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
+    int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (through 6.4)
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
 
