@@ -39,10 +39,8 @@ class Profile:
 EVERYTHING = Profile()
 LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
-EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
-                   leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
-                                         "peek", "exec"}))
-"""For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
+EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5))
+"""For the recorder in a guest: what lies beside an address of the kernel's choice there is not modelled."""
 
 
 @dataclass

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
+from typing import Any
 
 from fastmlock.kernels import get
 
 from . import recordings
 from .commands import Fork, Scenario
 from .compare import Comparison, compare
-from .image import STACKS, Chance
+from .image import LIKELIEST, STACKS, Chance
 from .language import ScenarioError
 from .run import Record, run
 from .system import NotSupported, SystemUnderTest
@@ -35,7 +36,7 @@ class Result:
     failure: str = ""
     """What ended the run early: a scenario that went where the real kernel did not, or an error of the model."""
 
-    chance: Chance = Chance()
+    chance: Chance = LIKELIEST
     """What the recorder is taken to have owed to chance."""
 
     @property
@@ -92,16 +93,14 @@ def hold(scenario: Scenario, real: list[Record], release: str, system: SystemFac
     step differs other chances are tried, all placements and then all orders, and the placements once more; all steps
     are of the one that agrees best.
     """
-    best = _run(scenario, real, release, system, Chance())
+    best = _run(scenario, real, release, system, LIKELIEST)
     forks = sum(isinstance(command, Fork) for command in scenario.commands)
     orders = list(product((True, False), repeat=forks)) if forks <= MOST_FORKS and _by_chance(release) else []
-    for vary in (lambda chance: (replace(chance, stack=stack) for stack in STACKS),
-                 lambda chance: (replace(chance, orders=order) for order in orders),
-                 lambda chance: (replace(chance, stack=stack) for stack in STACKS if orders)):
-        for chance in vary(best.chance):
-            if best.comparison is None or best.failure or not best.comparison.differing:
-                return best
-            best = max(best, _run(scenario, real, release, system, chance), key=_agreement)
+    stacks: list[dict[str, Any]] = [{"stack": stack} for stack in STACKS]
+    for choice in (*stacks, *({"orders": order} for order in orders), *(stacks if orders else ())):
+        if best.comparison is None or best.failure or not best.comparison.differing:
+            break
+        best = max(best, _run(scenario, real, release, system, replace(best.chance, **choice)), key=_agreement)
     return best
 
 

@@ -104,7 +104,8 @@ def placements() -> tuple[Stack, ...]:
     kinds: dict[tuple[tuple[int, ...], ...], list[Stack]] = {}
     for depth in range(3000, 3000 + 8192, 16):
         stack = Stack(depth)
-        kinds.setdefault((stack.at_start, stack.controllers, stack.workers, stack.frame, stack.signal), []).append(stack)
+        kind = (stack.at_start, stack.controllers, stack.workers, stack.frame, stack.signal)
+        kinds.setdefault(kind, []).append(stack)
     return tuple(stacks[0] for stacks in sorted(kinds.values(), key=len, reverse=True))
 
 
@@ -121,6 +122,8 @@ class Chance:
     """Of each fork of a worker in turn whether the child goes first; the release's own way for the rest. From 6.6 on
     (EEVDF) a guest shows both within one scenario."""
 
+
+LIKELIEST = Chance()
 
 def pages_of(start: int, length: int) -> range:
     """The pages under `length` bytes from `start` on."""
@@ -167,7 +170,7 @@ class Image:
     """The controller's own image, from which every worker is forked; made on a fresh `host`. `lines`: how long the
     scenario is."""
 
-    def __init__(self, host: Host, lines: int, chance: Chance = Chance()) -> None:
+    def __init__(self, host: Host, lines: int, chance: Chance = LIKELIEST) -> None:
         self.host, self.stack, self.orders = host, chance.stack, iter(chance.orders)
         self.written: set[int] = set()          # by the controller since the last fork
         self.copied = False

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from . import commands as c
 from . import races
-from .image import PROCESS_BYTES, Chance, Host, Image
+from .image import LIKELIEST, PROCESS_BYTES, Chance, Host, Image
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes, length
 from .system import (
@@ -63,7 +63,7 @@ class _Process:
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        forget_lost: bool = False, chance: Chance = Chance(), real: Sequence[Record] = (),
+        forget_lost: bool = False, chance: Chance = LIKELIEST, real: Sequence[Record] = (),
         watch: Callable[[Runner], None] | None = None) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
@@ -106,7 +106,7 @@ class Runner:
     """Carries out the commands of one scenario on one system."""
 
     def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
-                 forget_lost: bool = False, chance: Chance = Chance()) -> None:
+                 forget_lost: bool = False, chance: Chance = LIKELIEST) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
