@@ -39,8 +39,9 @@ def shape(record):
 
 @pytest.mark.parametrize("kernel", ["5.10", "5.17-rc5", "6.1", "6.12"])
 def test_same_shape_as_recordings(kernel):
-    """Up to the first mapping that the real kernel refused, which the small system does not."""
-    for name in recordings.scenarios(kernel):
+    """Up to the first mapping that the real kernel refused, which the small system does not. (Of the own recordings,
+    those with mremap of a part go beyond it.)"""
+    for name in [name for name in recordings.scenarios(kernel) if not name.startswith("s31r")]:
         real = recordings.load(kernel, name)[1:]
         mine = records(recordings.text(name))[1:]
         assert len(mine) == len(real)
@@ -192,5 +193,5 @@ def test_what_only_the_run_can_show_is_told_alike():
 
 
 def test_what_a_system_lacks_is_named():
-    with pytest.raises(NotSupported, match=r"^not supported: msync$"):
-        records("p0 mmap A anon private r 0 1\np0 msync A 0 1 sync\n")
+    with pytest.raises(NotSupported, match=r"^not supported: reclaim on this system$"):
+        records("p0 mmap A anon private r 0 1\nreclaim 4\n")

@@ -32,15 +32,20 @@ class Profile:
     """Verbs, and words of advice, that are not used."""
     chosen_addresses: bool = True
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
+    swap: float = 0.4
+    """How many programs have a swap device."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
     """How often a command is followed by a drain; each program takes one of these."""
 
 
 EVERYTHING = Profile()
-LIVE = Profile(ext4=False)
+LIVE = Profile(ext4=False, swap=0)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
-EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5))
-"""For the recorder in a guest: what lies beside an address of the kernel's choice there is not modelled."""
+EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
+                   leave_out=frozenset({"brk", "stack", "growsdown", "remappages", "peek", "exec", "shm", "shmlock",
+                                         "shmunlock", "oomkill"}))
+"""For the recorder in a guest, which has no words for some; what lies beside an address of the kernel's choice there
+is not modelled."""
 
 
 @dataclass
@@ -61,9 +66,12 @@ class _Writer:
         self.rng, self.profile = rng, profile
         self.lines: list[str] = []
         self.files: dict[str, int] = {}
+        self.segments: set[str] = set()
         self.alive: dict[int, _Process] = {}
         self.started = 0
         self.moves = rng.random() < 0.25
+        self.swaps = 0
+        """How much oftener than else memory is paged out."""
 
     # ---- choices
 
@@ -226,7 +234,8 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        choice = [word for word in ADVICE if word not in self.profile.leave_out]
+        words = (*ADVICE, *self.swaps * ("pageout", "pageout"))
+        choice = [word for word in words if word not in self.profile.leave_out]
         return f"{who} madvise {name} {off} {pages} {self.rng.choice(choice)}"
 
     def mprotect(self) -> str | None:
@@ -241,7 +250,19 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        return f"{who} msync {name} {off} {pages} {self.rng.choice(('async', 'invalidate', ''))}".rstrip()
+        return f"{who} msync {name} {off} {pages} {self.rng.choice(('async', 'invalidate', 'sync', ''))}".rstrip()
+
+    def shmctl(self, verb: str) -> Callable[[], str | None]:
+        def write() -> str | None:
+            return f"{self.anyone()} {verb} {self.rng.choice(sorted(self.segments))}" if self.segments else None
+        return write
+
+    def oomkill(self) -> str | None:
+        if len(self.alive) < 2:
+            return None
+        p = self.rng.choice(sorted(self.alive))
+        del self.alive[p]
+        return f"oomkill p{p}"
 
     def rlimit(self) -> str:
         return f"{self.anyone()} rlimit memlock {self.rng.choice(LIMITS)}"
@@ -280,8 +301,10 @@ class _Writer:
             return f"p{p} {verb}"
         return write
 
-    def truncate(self) -> str:
+    def truncate(self) -> str | None:
         file = self.rng.choice(sorted(self.files))
+        if file in self.segments:
+            return None
         size = self.files[file]
         return f"truncate {file} {self.rng.choice((0, size // 2, max(0, size - 1), size, size + 5))}"
 
@@ -289,6 +312,8 @@ class _Writer:
         def write() -> str:
             file = self.rng.choice(sorted(self.files))
             off, pages = self.span(self.files[file])
+            if file in self.segments:
+                pages = min(pages, self.files[file] - max(off, 0))
             return f"{verb} {file} {max(off, 0)} {max(pages, 0)}"
         return write
 
@@ -298,12 +323,14 @@ class _Writer:
             "mmap": (14, self.mmap), "munmap": (6, self.range_call("munmap")), "mlock": (14, self.range_call("mlock")),
             "mlock2": (6, self.range_call("mlock2")), "munlock": (9, self.range_call("munlock")),
             "mlockall": (2, self.mlockall), "munlockall": (1.5, lambda: f"{self.anyone()} munlockall"),
-            "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7, self.madvise),
+            "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7 + 2 * self.swaps, self.madvise),
             "mprotect": (4, self.mprotect), "msync": (0.4, self.msync), "rlimit": (1, self.rlimit),
             "setuid": (0.7, self.setuid), "cpu": (2, self.cpu), "ldrain": (2, self.ldrain),
             "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
             "stack": (4, self.stack),
             "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
+            "shmlock": (3, self.shmctl("shmlock")), "shmunlock": (3, self.shmctl("shmunlock")),
+            "oomkill": (0.4, self.oomkill),
              "exit": (2, self.end("exit")),
             "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
@@ -317,9 +344,16 @@ class _Writer:
             file = "FGH"[number]
             fs = "ext4" if profile.ext4 and self.chance(0.15) else "tmpfs"
             self.files[file] = pages = rng.choice(SIZES)
-            self.lines.append(f"file {file} {fs} {pages}{' sparse' if self.chance(0.12) else ''}")
+            owner = ""
+            if self.chance(0.15) and "shm" not in profile.leave_out:
+                fs, owner = "shm", rng.choice(("", " uid=1000"))
+                self.segments.add(file)
+            self.lines.append(f"file {file} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}")
         self.started = rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
+        if self.chance(profile.swap):
+            self.swaps = 5
+            self.lines.insert(1, f"swap {rng.choice((40, 600, 4096))}")
         self.alive = {p: _Process() for p in range(self.started)}
         for _ in range(self.started):
             if self.chance(0.8):

@@ -19,6 +19,10 @@ MAX_LINES = 512
 MAX_LINE_BYTES = 199
 MAX_NAME = 15
 MAX_WORDS = 20
+MIN_SWAP, MAX_SWAP = 2, 1 << 20
+"""Pages of a swap device, its header with them."""
+RECORDED_WITH_SWAP, RECORDED_SWAP = "s31", 16384
+"""Scenarios of that name are recorded with a swap device of so many pages."""
 
 ADVICE = {
     "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "free": 8, "remove": 9,
@@ -46,6 +50,8 @@ class CreateFile(Command):
     fs: str
     pages: int
     sparse: bool
+    owner: int
+    """Of a shm segment; 0 for a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,13 @@ class Reclaim(Command):
     """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
 
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class OomKill(Command):
+    """A process is killed, reaped and gone. Not the recorder's."""
+
+    victim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +257,14 @@ class Msync(ProcessCommand):
 
 
 @dataclass(frozen=True, slots=True)
+class ShmLock(ProcessCommand):
+    """shmctl(SHM_LOCK) or SHM_UNLOCK. Not the recorder's."""
+
+    segment: str
+    lock: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Rlimit(ProcessCommand):
     limit_bytes: int
     """RLIMIT_MEMLOCK, -1 for unlimited."""
@@ -299,3 +320,5 @@ class Scenario:
     processes: tuple[int, ...]
     lines: tuple[str, ...] = ()
     """The text, line by line, without comments."""
+    swap_pages: int = 0
+    """Of the swap device that is on from the start, 0 for none."""

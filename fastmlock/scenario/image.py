@@ -157,7 +157,8 @@ class Host(SystemUnderTest, Protocol):
     write_prefaults: bool
     """write() faults its buffer in before it looks the page up (through 6.15)."""
 
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True) -> int:
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True,
+                    owner: int = 0) -> int:
         """As a system under test; without `observe` the controller does not map it."""
         ...
 
@@ -238,6 +239,11 @@ class Image:
         """A worker gets a signal."""
         for page in reversed(self.stack.signal):
             self._write(pid, page)
+
+    def signal(self, pid: int) -> None:
+        """A worker catches a signal: the frame for its handler is written below its own, onto the last page of its
+        stack."""
+        self._write(pid, self.stack.workers[0])
 
     def fork(self, pid: int) -> int:
         """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data and the C

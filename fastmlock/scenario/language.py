@@ -50,12 +50,19 @@ class _Known:
     """Follows the program as far as that goes without running it."""
 
     def __init__(self, started: set[int]) -> None:
+        self.swap_pages: int | None = None
         self.files: set[str] = set()
+        self.segments: dict[str, int] = {}
         self.processes = [_Process(p in started) for p in range(c.MAX_PROCESSES)]
 
     def file(self, word: str) -> str:
         if word not in self.files:
             raise Wrong(f"no file {quoted(word)}", f"create it before: file {one_line(word)[:15]} tmpfs 16")
+        return word
+
+    def segment(self, word: str) -> str:
+        if self.file(word) not in self.segments:
+            raise Wrong(f"file {word} is no segment", f"create one: file {word} shm 16")
         return word
 
     def region(self, procs: range, word: str) -> str:
@@ -104,15 +111,23 @@ def _create_file(at: At, words: Words, known: _Known) -> Command:
         raise Wrong(f"file {file} exists", "use another name")
     if len(known.files) == c.MAX_FILES:
         raise Wrong(f"more than {c.MAX_FILES} files", "use fewer")
-    fs = words.choice("the file system", ("tmpfs", "ext4"))
+    fs = words.choice("the file system", ("tmpfs", "ext4", "shm"))
     pages = words.number("the file's length in pages", 0, c.MAX_PAGES)
+    values = words.values(*(["uid"] if fs == "shm" else []))
+    owner = number(values.get("uid", "0"), "the owner", 0, 2**32 - 2)
     options = words.options({"sparse": 1})
+    if fs == "shm":
+        if not pages:
+            raise Wrong("a segment of no pages", "give it one at least")
+        known.segments[file] = pages
     known.files.add(file)
-    return c.CreateFile(*at, file, fs, pages, bool(options))
+    return c.CreateFile(*at, file, fs, pages, bool(options), owner)
 
 
 def _truncate(at: At, words: Words, known: _Known) -> Command:
     file = known.file(words.take("the file's name"))
+    if file in known.segments:
+        raise Wrong(f"{file} is a segment", "a segment keeps its length")
     return c.Truncate(*at, file, words.number("the length in pages", 0, c.MAX_PAGES))
 
 
@@ -123,6 +138,8 @@ def _file_range(verb: str) -> _Parser:
         pages = words.number("the number of pages", 0, c.MAX_PAGES)
         if verb == "fwrite" and offset + pages > c.MAX_PAGES:
             raise Wrong(f"fwrite ends at page {offset + pages}", f"files have at most {c.MAX_PAGES} pages")
+        if verb == "fwrite" and offset + pages > known.segments.get(file, c.MAX_PAGES):
+            raise Wrong(f"fwrite ends at page {offset + pages}", "a segment keeps its length")
         return c.FileRange(*at, verb, file, offset, pages)
     return parse
 
@@ -132,10 +149,20 @@ def _reclaim(at: At, words: Words, known: _Known) -> Command:
 
 
 def _reap(at: At, words: Words, known: _Known) -> Command:
+    return c.Reap(*at, _victim(words))
+
+
+def _oom_kill(at: At, words: Words, known: _Known) -> Command:
+    victim = _victim(words)
+    known.gone(range(victim, victim + 1))
+    return c.OomKill(*at, victim)
+
+
+def _victim(words: Words) -> int:
     victims = processes(words.take("the process"))
     if len(victims) != 1:
         raise words.wrong("the reaper takes one process at a time")
-    return c.Reap(*at, victims.start)
+    return victims.start
 
 
 def _drop_caches(at: At, words: Words, known: _Known) -> Command:
@@ -249,6 +276,12 @@ def _msync(at: In, words: Words, known: _Known) -> Command:
     return c.Msync(*at, *where, words.options(c.MSYNC))
 
 
+def _shm_lock(lock: bool) -> _ProcessParser:
+    def parse(at: In, words: Words, known: _Known) -> Command:
+        return c.ShmLock(*at, known.segment(words.take("the segment's name")), lock)
+    return parse
+
+
 def _rlimit(at: In, words: Words, known: _Known) -> Command:
     words.choice("the resource", ("memlock",))
     return c.Rlimit(*at, words.number("the limit in bytes", -1, LONG_MAX))
@@ -294,7 +327,7 @@ _Parser = Callable[[At, Words, _Known], Command]
 _ProcessParser = Callable[[In, Words, _Known], Command]
 
 CONTROLLER: dict[str, tuple[str, _Parser]] = {
-    "file": ("file F tmpfs|ext4 N [sparse]", _create_file),
+    "file": ("file F tmpfs|ext4|shm N [sparse] [uid=U]", _create_file),
     "truncate": ("truncate F N", _truncate),
     "punch": ("punch F OFF N", _file_range("punch")),
     "fadvise": ("fadvise F OFF N", _file_range("fadvise")),
@@ -304,6 +337,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
     "reap": ("reap pJ", _reap),
+    "oomkill": ("oomkill pJ", _oom_kill),
     "dropcaches": ("dropcaches N", _drop_caches),
     "sysctl": ("sysctl PATH VALUE", _sysctl),
     "sleep": ("sleep MS", _sleep),
@@ -327,6 +361,8 @@ PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "madvise": ("pJ madvise R OFF N ADVICE", _madvise),
     "mprotect": ("pJ mprotect R OFF N none|r|rw", _mprotect),
     "msync": ("pJ msync R OFF N [async] [sync] [invalidate]", _msync),
+    "shmlock": ("pJ shmlock F", _shm_lock(True)),
+    "shmunlock": ("pJ shmunlock F", _shm_lock(False)),
     "rlimit": ("pJ rlimit memlock BYTES", _rlimit),
     "setuid": ("pJ setuid U", _setuid),
     "cpu": ("pJ cpu C", _set_cpu),
@@ -375,6 +411,13 @@ def _command(line: int, text: str, words: list[str], known: _Known) -> Command |
         rest.number("the number of processes", 0, c.MAX_PROCESSES)
         rest.end()
         return None
+    if verb == "swap":
+        rest = Words(words[1:], "swap PAGES")
+        if known.swap_pages is not None:
+            raise Wrong("swap is on already", "leave this line out")
+        known.swap_pages = rest.number("the pages of the swap device", c.MIN_SWAP, c.MAX_SWAP)
+        rest.end()
+        return None
     if _is_process(verb):
         procs = processes(verb)
         if len(words) == 1:
@@ -387,7 +430,7 @@ def _command(line: int, text: str, words: list[str], known: _Known) -> Command |
     else:
         if verb not in CONTROLLER:
             raise Wrong(f"unknown command {quoted(verb)}",
-                         f"use a process (p0 ...), procs N, or one of: {', '.join(CONTROLLER)}")
+                         f"use a process (p0 ...), procs N, swap PAGES, or one of: {', '.join(CONTROLLER)}")
         usage, parse = CONTROLLER[verb]
         rest = Words(words[1:], usage)
         command = parse((line, text), rest, known)
@@ -418,7 +461,11 @@ def _decoded(text: bytes, file: str) -> list[str]:
 
 
 def parse(text: str | bytes, file: str = "<scenario>") -> Scenario:
-    """Parse and check a whole scenario; `file` names it in errors. Raises `ScenarioError`."""
+    """Parse and check a whole scenario; `file` names it in errors. Raises `ScenarioError`.
+
+    Swap is on if a line ``swap PAGES`` says so, and, as where the recordings were made, for a file whose name begins
+    with s31.
+    """
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
     lines = _decoded(text, file)
@@ -435,7 +482,10 @@ def parse(text: str | bytes, file: str = "<scenario>") -> Scenario:
             raise ScenarioError(file, at, wrong.problem, wrong.remedy) from None
         if command is not None:
             commands.append(command)
-    return Scenario(file, tuple(commands), tuple(sorted(started)), tuple(lines))
+    swap_pages = known.swap_pages
+    if swap_pages is None:
+        swap_pages = c.RECORDED_SWAP if os.path.basename(file).startswith(c.RECORDED_WITH_SWAP) else 0
+    return Scenario(file, tuple(commands), tuple(sorted(started)), tuple(lines), swap_pages)
 
 
 def load(path: str | os.PathLike[str]) -> Scenario:

@@ -121,6 +121,11 @@ class Runner:
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
+        if self.scenario.swap_pages:
+            swapon = getattr(self.system, "swapon", None)
+            if swapon is None:
+                raise NotSupported("swap on this system")
+            swapon(self.scenario.swap_pages)
         for number in self.scenario.processes:
             self.processes[number].pid = (self.image.spawn(number, self.worker_cpu) if self.image
                                           else self.system.spawn(cpu=self.worker_cpu))
@@ -304,7 +309,8 @@ class Runner:
     def create_file(self, command: c.CreateFile) -> Reply:
         if self.image:
             self.image.create(len(self.files), command.sparse)
-        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
+        owner = {"owner": command.owner} if command.owner else {}
+        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **owner)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
         return Reply()
@@ -358,11 +364,7 @@ def _mprotect(system: SystemUnderTest, command: c.Mprotect, pid: int, region: Re
 
 
 def _msync(system: SystemUnderTest, command: c.Msync, pid: int, region: Region) -> tuple[int, int]:
-    msync = getattr(system, "msync", None)
-    if msync is None:
-        raise NotSupported("msync")
-    ret, err = msync(pid, _address(region, command.offset), _bytes(command.pages), command.flags)
-    return ret, err
+    return system.msync(pid, _address(region, command.offset), _bytes(command.pages), command.flags)
 
 
 def _remap_pages(system: SystemUnderTest, command: c.RemapPages, pid: int, region: Region) -> tuple[int, int]:
@@ -383,6 +385,20 @@ def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
     if reclaim is None:
         raise NotSupported("reclaim on this system")
     return Reply(*reclaim(command.pages))
+
+
+def _oom_kill(runner: Runner, command: c.OomKill) -> Reply:
+    process = runner.processes[command.victim]
+    if process.pid is None or not runner.system.alive(process.pid):
+        return DEAD
+    runner.system.oom_kill(process.pid)
+    process.pid = None
+    return Reply()
+
+
+def _shm_lock(runner: Runner, command: c.ShmLock, pid: int) -> tuple[int, int]:
+    call = runner.system.shm_lock if command.lock else runner.system.shm_unlock
+    return call(pid, runner.file_id(command.segment))
 
 
 def _reap(runner: Runner, command: c.Reap) -> Reply:
@@ -417,6 +433,7 @@ ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
     c.MunlockAll: lambda runner, command, pid: runner.system.munlockall(pid),
     c.Rlimit: lambda runner, command, pid: runner.system.set_rlimit_memlock(
         pid, command.limit_bytes & UNSIGNED),
+    c.ShmLock: lambda runner, command, pid: _shm_lock(runner, command, pid),
     c.Setuid: lambda runner, command, pid: runner.system.setuid(pid, command.uid),
     c.SetCpu: Runner.set_cpu,
     c.LocalDrain: lambda runner, command, pid: (runner.image or runner.system).local_drain(pid),
@@ -430,6 +447,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
     c.Reap: lambda runner, command: _reap(runner, command),
+    c.OomKill: lambda runner, command: _oom_kill(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),
