@@ -87,8 +87,7 @@ cdef enum:
 
 
 cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
-    """__split_vma: a = vma, b = vpn, c = new below. i = error. The limit of vmas is the caller's to look at: munmap
-    takes a piece off either end of a vma even at the limit."""
+    """__split_vma: a = vma, b = vpn, c = new below. Who must not come over the limit of VMAs asks before."""
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     if f.pc == 0:
@@ -109,6 +108,10 @@ cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
         if v.mapping:
             return ask(t, f, VS_UNLOCKED, REQ_UP_WRITE, LK_I_MMAP, v.mapping)
     return ret(t, 0)
+
+
+cdef inline bint at_map_count(World *w, uint32_t mm) noexcept nogil:
+    return w.mms[mm].map_count >= w.max_map_count
 
 
 cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
@@ -135,11 +138,6 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, f.k)
 
 
-cdef bint may_split(World *w, uint32_t vma) noexcept nogil:
-    """split_vma: whether the process may have one more vma."""
-    return w.mms[w.vmas[vma].mm].map_count < w.max_map_count
-
-
 cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
     """Merges with neighbours or splits, so that one vma covers [b, c) of vma a to be given the flags d. res = that
     vma or -errno; a merged vma has the flags already. i = vma."""
@@ -154,7 +152,7 @@ cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
             return ret(t, t.res)
         f.pc = 2
         if f.b != w.vmas[f.i].start:
-            if not may_split(w, f.i):
+            if at_map_count(w, t.mm):
                 return ret(t, -ENOMEM)
             return call(w, t, f, 2, F_VMA_SPLIT, f.i, f.b, 1)
     if f.pc == 2:
@@ -162,7 +160,7 @@ cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
             return ret(t, t.res)
         f.pc = 3
         if f.c != w.vmas[f.i].end:
-            if not may_split(w, f.i):
+            if at_map_count(w, t.mm):
                 return ret(t, -ENOMEM)
             return call(w, t, f, 3, F_VMA_SPLIT, f.i, f.c, 0)
     return ret(t, t.res if t.res < 0 else f.i)

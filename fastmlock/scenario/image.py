@@ -236,14 +236,9 @@ class Image:
         self._read(pid, SETJMP)
 
     def signal(self, pid: int) -> None:
-        """A worker gets a signal."""
+        """A worker catches a signal: the frame for its handler is written below its own."""
         for page in reversed(self.stack.signal):
             self._write(pid, page)
-
-    def signal(self, pid: int) -> None:
-        """A worker catches a signal: the frame for its handler is written below its own, onto the last page of its
-        stack."""
-        self._write(pid, self.stack.workers[0])
 
     def fork(self, pid: int) -> int:
         """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data and the C
