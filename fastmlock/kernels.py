@@ -124,6 +124,7 @@ class Traits:
     mremap_checks_first: int = 0 #: mremap looks at the old VMA before it unmaps anything (6.17)
     random_is_old: int = 0   #: zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     release_reverses: int = 1 #: release_pages() frees its last page first (through 6.8)
+    ksm_unshares: int = 0    #: KSM pages are given up by a fault that writes nothing (6.2)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (through 6.4)
     release: int = 517              #: major * 100 + minor, for reports
@@ -153,7 +154,7 @@ _V6_1 = replace(_V5_18, release=601, drop_caches_drains=1, remove_maywrite=1, ma
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
-                 gup_populates_stack=0)
+                 gup_populates_stack=0, ksm_unshares=1)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
 

@@ -168,6 +168,7 @@ cdef int access_remote_vm(World *w, Task *t, Frame *f) noexcept nogil:
             leaf = find_leaf(w, <uint32_t>f.a, f.b)
             pte = pte_get(w, leaf, <int>(f.b & 511))
             w.pages[pte_pfn(pte)].flags |= PG_dirty         # set_page_dirty_lock()
+            w.pages[pte_pfn(pte)].content = 0
         return ask(t, f, AR_UNLOCKED, REQ_UP_READ, LK_MMAP, <uint32_t>f.a)
     return sysret(t, f.d, 0 if f.d else EIO)
 

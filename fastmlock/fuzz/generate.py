@@ -17,7 +17,7 @@ ODD_BYTES = (1, 4095, 4096, 4097, -1, -4096, -4097, 0, 1 << 62, (1 << 63) - 1, -
 LIMITS = (0, 1, 4096, 8 * 4096, 20 * 4096, 64 << 10, 8 << 20, -1)
 ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read", "populate_write", "dontneed_locked",
           "cold", "pageout", "remove", "random", "normal", "dontfork", "dofork", "wipeonfork", "nohugepage", "hugepage",
-          "mergeable", "sequential")
+          "mergeable", "mergeable", "unmergeable", "sequential")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class Profile:
 
 
 EVERYTHING = Profile()
-LIVE = Profile(ext4=False)
+LIVE = Profile(ext4=False, leave_out=frozenset({"ksm"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
-                                         "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill"}))
+                                         "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill",
+                                         "unmergeable", "ksm"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -324,7 +325,7 @@ class _Writer:
             "stack": (4, self.stack),
             "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
             "shmlock": (3, self.shmctl("shmlock")), "shmunlock": (3, self.shmctl("shmunlock")),
-            "oomkill": (0.4, self.oomkill),
+            "oomkill": (0.4, self.oomkill), "ksm": (1.5, lambda: f"ksm {self.rng.choice((1, 1, 1, 2))}"),
              "exit": (2, self.end("exit")),
             "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),

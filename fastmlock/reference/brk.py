@@ -118,4 +118,5 @@ def access_remote_vm(k: Kernel, task: Task, mm: Mm, addr: int, write: bool) -> i
                                  foll_populate=False)
     if done and write:
         mm.ptes[addr].page.dirty = True
+        mm.ptes[addr].page.content = 0
     return 0 if done else EIO

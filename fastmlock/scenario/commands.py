@@ -22,7 +22,7 @@ MAX_WORDS = 20
 
 ADVICE = {
     "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "free": 8, "remove": 9,
-    "dontfork": 10, "dofork": 11, "mergeable": 12, "hugepage": 14, "nohugepage": 15,
+    "dontfork": 10, "dofork": 11, "mergeable": 12, "unmergeable": 13, "hugepage": 14, "nohugepage": 15,
     "wipeonfork": 18, "cold": 20, "pageout": 21, "populate_read": 22, "populate_write": 23,
     "dontneed_locked": 24, "collapse": 25,
 }
@@ -81,6 +81,13 @@ class Reclaim(Command):
     """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
 
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ksm(Command):
+    """/sys/kernel/mm/ksm/run. Not the recorder's."""
+
+    run: int
 
 
 @dataclass(frozen=True, slots=True)
