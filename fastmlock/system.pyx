@@ -49,7 +49,7 @@ NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
-    <int>F_MIGRATE: "migration of a KSM page", <int>F_FAULT: "a fault on a swap entry",
+    <int>F_MIGRATE: "migration of a KSM page",
 }
 
 
@@ -181,7 +181,8 @@ cdef class System(View):
     cdef int make_room(self, long pages) except -1:
         """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
         cdef long leaves = pages // 512 + 4
-        self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
+        # reading ahead may bring back all that is swapped out
+        self.reserve(pages=pages + 64 + self.w.swap_used, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
 
     @property
@@ -519,7 +520,7 @@ cdef class System(View):
         kind, pfn = self.pte(pid, addr)
         if not self.find(pid, addr) or pfn == self.w.zero_page:
             return -_errno.EFAULT, 0
-        return (-_errno.ENOENT, 0) if kind == "-" else (0, 0)
+        return (-_errno.ENOENT, 0) if kind in "-s" else (0, 0)
 
     def local_drain(self, int pid):
         """lru_add_drain() on the process's cpu."""
@@ -626,6 +627,8 @@ cdef class System(View):
         """/sys/kernel/mm/ksm/run: 1 merges all there is to merge, 2 gives every place a page of its own again."""
         from fastmlock.ksmd import Ksmd
 
+        if self.w.swap_pages:
+            raise NotSupported("KSM beside swap")
         if self.ksmd is None:
             self.ksmd = Ksmd(self)
         if run:

@@ -7,8 +7,8 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, ksm, mlock, mlock_calls, mmap, munlock, oom,
-                              protect, reclaim, remap, scan, shm, synthetic, unmap)
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, ksm, mlock, mlock_calls, mmap, munlock,
+                              oom, protect, reclaim, remap, scan, shm, swapin, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -38,6 +38,7 @@ reclaim.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
+swapin.register(TABLE)
 brk.register(TABLE)
 ksm.register(TABLE)
 synthetic.register(TABLE)

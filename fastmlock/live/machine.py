@@ -134,8 +134,8 @@ class Machine:
         return 0
 
     def ksm(self, run: int) -> None:
-        """Lets ksmd scan until it has met every page often enough, or unmerges. Raises `NotSupported` without `disturb`, and
-        where other programs (an emulator, say) have memory that would be merged too."""
+        """Lets ksmd scan until it has met every page often enough, or unmerges. NotSupported without `disturb`,
+        and where other programs (an emulator, say) have memory that would be merged too."""
         if any(_is_mergeable(folder) for folder in os.listdir("/proc") if folder.isdigit()):
             raise NotSupported("ksm on a live machine where other programs have mergeable memory")
         if not self.disturb or not os.access(f"{KSM}/run", os.W_OK):

@@ -1,7 +1,7 @@
 """mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
 from __future__ import annotations
 
-from . import brk, filemap, mlock, rmap, shmem, swap
+from . import brk, filemap, mlock, rmap, shmem, swap, swapfile, swapin
 from .state import (
     PTRS_PER_PTE,
     VM_GROWSDOWN,
@@ -18,6 +18,7 @@ from .state import (
     Mm,
     Page,
     Pte,
+    SwapPte,
     Task,
     Vma,
 )
@@ -29,6 +30,9 @@ SIGBUS, SIGSEGV = 7, 11
 # ---------------------------------------------------------------- faults
 def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     """One fault at a permitted address. -> 0 or SIGBUS"""
+    if addr in vma.mm.swapped:
+        swapin.do_swap_page(k, vma, addr, write)
+        return 0
     pte = vma.mm.ptes.get(addr)
     if pte is None:
         if vma.file is None:
@@ -119,12 +123,15 @@ def _can_reuse(k: Kernel, page: Page) -> bool:
         return False
     if not page.lru:
         swap.lru_add_drain(k)
+    if page.refcount > 1 + (page.swap is not None):
+        return False
+    swapfile.try_to_free_swap(k, page)
     return page.refcount == 1
 
 
 def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page, *, unshare: bool = False) -> None:
-    """The new page goes in before the old one's mapping goes; to `unshare` is to copy without a write. To 03 the old page of
-    a locked vma is then munlocked explicitly; its mapcount no longer includes us."""
+    """The new page goes in before the old one's mapping goes; to `unshare` is to copy without a write. To 03 the old
+    page of a locked vma is then munlocked explicitly; its mapcount no longer includes us."""
     swap.get_page(old)
     new = _new_anon_page(k, vma, addr)
     new.content = old.content
@@ -135,6 +142,8 @@ def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page, *, unshare: bool = F
         swap.put_page(k, old)
         if not k.traits.p04_rmap_mlocks and vma.flags & VM_LOCKED:
             mlock.munlock_vma_page_locked(k, old)
+        if k.traits.cow_frees_swap_cache:
+            swapfile.free_swap_cache(k, old)
         swap.put_page(k, old)
 
 
@@ -151,6 +160,11 @@ def copy_page_range(k: Kernel, dst: Vma, src: Vma) -> None:
         if src.private:
             pte.write = False
         dst.mm.ptes[addr] = Pte(pte.page, write=pte.write, dirty=pte.dirty and src.private)
+    for addr in [a for a in src.mm.swapped if src.start <= a < src.end]:
+        entry = src.mm.swapped[addr].entry
+        swapfile.swap_duplicate(entry)
+        src.mm.swapped[addr].exclusive = False
+        dst.mm.swapped[addr] = SwapPte(entry)
 
 
 # ---------------------------------------------------------------- zap
@@ -173,15 +187,21 @@ class MmuGather:
         if pages:
             if k.traits.flush_drains:
                 swap.lru_add_drain(k)
+            for page in pages:
+                swapfile.free_swap_cache(k, page)
             swap.release_pages(k, pages)
 
 
-def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
+def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True,
+                     of_file: bool = False) -> None:
     """Zap one vma's ptes, page table by page table; where dirty file pages were met the gather is flushed."""
     start, end = max(start, vma.start), min(end, vma.end)
     for table in range(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE + 1 if end > start else 0):
         low, high = max(start, table * PTRS_PER_PTE), min(end, (table + 1) * PTRS_PER_PTE)
-        if zap_pte_range(k, tlb, vma, low, high, even_cows):
+        flush = zap_pte_range(k, tlb, vma, low, high, even_cows)
+        if even_cows and not (of_file and k.traits.zap_keeps_swap):
+            free_swap_range(k, vma, low, high)
+        if flush:
             tlb.flush_rmaps(k, vma)
             tlb.flush(k)
 
@@ -212,11 +232,18 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
     return force_flush
 
 
-def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True) -> None:
+def free_swap_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
+    """Swap entries of [start, end) go, in order."""
+    for addr in sorted(a for a in vma.mm.swapped if start <= a < end):
+        swapfile.free_swap_and_cache(k, vma.mm.swapped.pop(addr).entry)
+
+
+def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True,
+                          of_file: bool = False) -> None:
     if k.traits.unmap_drains:
         swap.lru_add_drain(k)
     tlb = MmuGather()
-    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows)
+    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows, of_file=of_file)
     tlb.flush(k)
 
 
@@ -236,7 +263,7 @@ def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_co
     for vma in file.i_mmap.overlapping(first, last):
         low = vma.address(max(first, vma.pgoff))
         high = vma.address(min(last + 1, vma.pgoff + vma.pages))
-        zap_page_range_single(k, vma, low, high, even_cows=even_cows)
+        zap_page_range_single(k, vma, low, high, even_cows=even_cows, of_file=True)
 
 
 # ---------------------------------------------------------------- the user's own access

@@ -163,7 +163,8 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
                             vma.file, pgoff, vma)
     if merged is not None:
         return merged
-    new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma)
+    new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma,
+              swap_readahead=vma.swap_readahead)
     rmap.anon_vma_clone(new, vma)
     mm.link(new)
     if new.file is not None:
@@ -175,3 +176,5 @@ def move_page_tables(mm: Mm, addr: int, pages: int, new_addr: int) -> None:
     for at, pte in list(mm.present(addr, addr + pages)):
         del mm.ptes[at]
         mm.ptes[new_addr + at - addr] = pte
+    for at in [a for a in mm.swapped if addr <= a < addr + pages]:
+        mm.swapped[new_addr + at - addr] = mm.swapped.pop(at)

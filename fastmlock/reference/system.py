@@ -6,7 +6,23 @@ from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
-from . import brk, filemap, gup, ksm, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, truncate, vmscan
+from . import (
+    brk,
+    filemap,
+    gup,
+    ksm,
+    madvise,
+    memory,
+    migrate,
+    mlock,
+    mmap,
+    mremap,
+    shmem,
+    swap,
+    swapfile,
+    truncate,
+    vmscan,
+)
 from .state import (
     VM_GROWSDOWN,
     VM_LOCKED,
@@ -408,6 +424,10 @@ class ReferenceSystem:
         for page in file.pages.values():
             page.dirty = False
 
+    def swapon(self, pages: int) -> None:
+        """A swap device of so many pages, a ram disk, is switched on."""
+        swapfile.swapon(self.k, pages)
+
     def drain_all(self) -> None:
         swap.lru_add_drain_all(self._control())
 
@@ -459,6 +479,8 @@ class ReferenceSystem:
     def ksm(self, run: int) -> tuple[int, int]:
         """/sys/kernel/mm/ksm/run."""
         k = self._control()
+        if k.swap is not None:
+            raise NotSupported("KSM beside swap")
         if run == 1:
             ksm.ksm_run(k, self._ksmd)
         elif run:
@@ -525,6 +547,8 @@ class ReferenceSystem:
 
     def pte(self, pid: int, addr: int) -> tuple[str, int]:
         pte = self._tasks[pid].mm.ptes.get(addr >> PAGE_SHIFT)
+        if addr >> PAGE_SHIFT in self._tasks[pid].mm.swapped:
+            return "s", 0
         if pte is None:
             return "-", 0
         if pte.migration:
@@ -543,12 +567,15 @@ class ReferenceSystem:
         return self._files[file].size
 
     def cached(self, file: int, index: int) -> int:
-        page = self._files[file].pages.get(index)
+        """What mincore() sees: the page cache, and for what is swapped out the swap cache."""
+        backing = self._files[file]
+        page = backing.swapped[index].page if index in backing.swapped else backing.pages.get(index)
         return page.pfn if page is not None else 0
 
 
 def _flag_letters(page: Page) -> str:
     """In the recordings' order LUMARDasSWKiTBz."""
     shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
-             (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"), (page.zero, "z"))
+             (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"),
+             (page.swap is not None, "S"), (page.zero, "z"))
     return "".join(letter for on, letter in shown if on)
