@@ -124,6 +124,7 @@ class Traits:
     mremap_checks_first: int = 0 #: mremap looks at the old VMA before it unmaps anything (6.17)
     random_is_old: int = 0   #: zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     release_reverses: int = 1 #: release_pages() frees its last page first (through 6.8)
+    ksm_unshares: int = 0    #: KSM pages are given up by a fault that writes nothing (6.2)
     cow_frees_swap_cache: int = 1 #: a COW's old page that nobody maps any more leaves the swap cache (5.14)
     zap_keeps_swap: int = 1  #: truncation passes over swap entries (through 5.17, not in stable 5.10)
     swapin_marks: int = 1    #: a page read in from swap is mlocked where it is mapped first (through 6.10)
@@ -131,7 +132,7 @@ class Traits:
     shmem_swapin_direct: int = 0 #: tmpfs too reads past the swap cache (6.15)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
     move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
-    gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (through 6.4)
+    gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (to 6.4, not stable 6.1)
     release: int = 517              #: major * 100 + minor, for reports
     rlimit_memlock: int = 64 << 10  #: default soft RLIMIT_MEMLOCK in bytes (8 MiB from 5.16)
 
@@ -156,12 +157,12 @@ _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, spe
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,
                  zap_keeps_swap=0)
 _V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, exit_mmap_read=1,
-               brk_finds_vma=1,
+               brk_finds_vma=1, gup_populates_stack=0,
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
-                 gup_populates_stack=0, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
+                 ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
                  shmem_swapin_direct=1)

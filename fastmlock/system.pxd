@@ -15,6 +15,8 @@ cdef class System(View):
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults
     cdef long next_observer
+    cdef list ksm_mms               # mms that have had something mergeable, in that order
+    cdef object ksmd
     cdef set shared_anon            # mappings of MAP_SHARED|MAP_ANONYMOUS memory
     cdef tuple enter(self, int task, int flow, long a=?, long b=?, long c=?, long d=?)
     cdef tuple unmapping(self, int pid, tuple answer)

@@ -49,6 +49,7 @@ NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
+    <int>F_MIGRATE: "migration of a KSM page",
 }
 
 
@@ -102,6 +103,8 @@ cdef class System(View):
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
         self.shared_anon = set()
+        self.ksm_mms = []
+        self.ksmd = None
         self.room = {}
         self.controller = self.spawn(cpu=self.controller_cpu)
         self.checking = check
@@ -233,9 +236,12 @@ cdef class System(View):
         c.cap_ipc_lock = p.cap_ipc_lock
         c.uid = p.uid
         self.call(pid, F_SYS_FORK, c.mm)
+        if p.mm in self.ksm_mms:
+            self.ksm_mms.append(c.mm)
         return child
 
     def exit(self, int pid):
+        self.ksm_mms = [mm for mm in self.ksm_mms if mm != self.w.tasks[pid].mm]
         self.unmapping(pid, self.call(pid, F_SYS_EXIT))
 
     def exec(self, int pid):
@@ -243,6 +249,7 @@ cdef class System(View):
         self.reserve(mms=1)
         mm = mm_alloc(self.w)
         self.check()
+        self.ksm_mms = [old for old in self.ksm_mms if old != self.w.tasks[pid].mm]
         self.unmapping(pid, self.call(pid, F_SYS_EXEC, mm))
 
     def alive(self, int pid):
@@ -434,6 +441,8 @@ cdef class System(View):
                  else w.tr.madv_collapse if advice == 25 else advice in _ADVICE)
         if not valid or addr % 4096:
             return -1, _errno.EINVAL
+        if advice == 12 and self.w.tasks[pid].mm not in self.ksm_mms:
+            self.ksm_mms.append(self.w.tasks[pid].mm)
         if advice == 25:
             raise NotSupported("MADV_COLLAPSE")
         pages = pages_up(length)
@@ -623,6 +632,18 @@ cdef class System(View):
         if not self.alive(pid):
             return -1, _errno.ESRCH
         return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
+
+    def ksm(self, int run):
+        """/sys/kernel/mm/ksm/run: 1 merges all there is to merge, 2 gives every place a page of its own again."""
+        from fastmlock.ksmd import Ksmd
+
+        if self.w.swap_pages:
+            raise NotSupported("KSM beside swap")
+        if self.ksmd is None:
+            self.ksmd = Ksmd(self)
+        if run:
+            (self.ksmd.run if run == 1 else self.ksmd.unmerge)()
+        return 0, 0
 
     def oom_kill(self, int pid):
         """The process is killed, and the OOM reaper is faster than its exit."""

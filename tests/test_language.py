@@ -81,6 +81,8 @@ def test_every_recorded_scenario_is_understood():
     ("p0 fork p7", c.Fork, {"child": 7}),
     ("p0-1 exit", c.Exit, {"procs": range(0, 2)}),
     ("p0 kill", c.Kill, {}),
+    ("ksm 1", c.Ksm, {"run": 1}),
+    ("p0 madvise A 0 4 unmergeable", c.Madvise, {"advice": 13}),
     ("oomkill p1", c.OomKill, {"victim": 1}),
     ("reap p1", c.Reap, {"victim": 1}),
     ("reclaim 40", c.Reclaim, {"pages": 40}),

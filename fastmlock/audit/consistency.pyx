@@ -240,7 +240,8 @@ cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked, int32_t
             out.append(f"page {page} is locked and nobody works on it")
         if p.flags & PG_active and p.flags & PG_unevictable:
             out.append(f"page {page} is active and unevictable")
-        if p.flags & PG_anon and p.mapcount and not w.anon_vmas[p.mapping].refs:
+        if p.flags & PG_anon and p.mapcount and not w.anon_vmas[w.ksm_items[p.mapping].anon_vma if p.flags & PG_ksm
+                                                                else p.mapping].refs:
             out.append(f"page {page}: its anon_vma is gone")
         if p.flags & PG_lru and p.flags & PG_unevictable:
             if page_evictable(w, page):

@@ -124,7 +124,8 @@ cdef enum:
 
 cdef int access_remote_vm(World *w, Task *t, Frame *f) noexcept nogil:
     """Page b of mm a is read or (c) written by somebody else, as through /proc/PID/mem. The page comes by
-    get_user_pages(), which may extend a stack: through 6.4 a locked one is then populated down to it. ret = 1, or EIO.
+    get_user_pages(), which may extend a stack: through 6.4 (stable 6.1 has the change too) a locked one
+    is then populated down to it. ret = 1, or EIO.
     i = vma, d = where the stack began."""
     cdef Vma *v = &w.vmas[f.i]
     cdef uint64_t pte
@@ -168,6 +169,7 @@ cdef int access_remote_vm(World *w, Task *t, Frame *f) noexcept nogil:
             leaf = find_leaf(w, <uint32_t>f.a, f.b)
             pte = pte_get(w, leaf, <int>(f.b & 511))
             w.pages[pte_pfn(pte)].flags |= PG_dirty         # set_page_dirty_lock()
+            w.pages[pte_pfn(pte)].content = 0
         return ask(t, f, AR_UNLOCKED, REQ_UP_READ, LK_MMAP, <uint32_t>f.a)
     return sysret(t, f.d, 0 if f.d else EIO)
 

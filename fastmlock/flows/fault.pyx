@@ -86,7 +86,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if pte & PTE_SWAP:
             return become(t, f, F_SWAP_FAULT)
         if pte & PTE_PRESENT:
-            if write and not pte & PTE_WRITE:
+            if f.c & FAULT_UNSHARE or write and not pte & PTE_WRITE:
                 return ask(t, f, FT_WP, REQ_SPIN_LOCK, LK_PTL, f.i)
             pte_flags(w, f.i, entry, PTE_YOUNG | (PTE_DIRTY if write else 0), 0)
             return ret(t, 0)
@@ -268,7 +268,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
             get_page(w, f.j)
             return ask(t, f, FT_MKWRITE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
-        if f.j and w.pages[f.j].flags & PG_anon:
+        if f.j and w.pages[f.j].flags & PG_ksm:
+            f.pc = FT_COPY
+        elif f.j and w.pages[f.j].flags & PG_anon:
             if w.tr.anon_exclusive and w.pages[f.j].flags & PG_anon_exclusive:
                 f.pc = FT_REUSE
             elif w.tr.cow_reuse_refcount and w.pages[f.j].refcount <= 3 and not test(w, f.j, PG_lru):
@@ -299,6 +301,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             return REQ_ERROR
         if f.j:
             work(w, WK_COPY, 1)
+            w.pages[f.k].content = w.pages[f.j].content
         # the copy is made without the lock and the entry looked at again under it; nothing else can have
         # changed it meanwhile in this model, so the lock is kept
         page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
@@ -310,8 +313,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             return called
         f.pc = FT_COPY_SET
     if f.pc == FT_COPY_SET:
-        pte_set(w, f.i, entry, mk_pte(f.k, PTE_PRESENT | PTE_YOUNG | PTE_DIRTY
-                                      | (PTE_WRITE if v.flags & VM_WRITE else 0)), 0, 0)
+        pte_set(w, f.i, entry, mk_pte(f.k, PTE_PRESENT | PTE_YOUNG | (0 if f.c & FAULT_UNSHARE else PTE_DIRTY)
+                                      | (PTE_WRITE if v.flags & VM_WRITE and not f.c & FAULT_UNSHARE else 0)), 0, 0)
         if not f.j:
             return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         f.pc = FT_OLD_CLEARED
@@ -354,7 +357,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
-    """A process reads or writes (c) one byte of each of b pages from vpn a on; ends at a signal. i = pages done,
+    """A process reads or writes (c) one byte of each of b pages from vpn a on, the number of the page; ends at a signal. i =
+    pages done,
     j = vma, d = a fault was taken."""
     cdef uint32_t leaf, vma
     cdef uint64_t pte
@@ -385,6 +389,8 @@ cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
         if not pte & PTE_PRESENT or f.c and not pte & PTE_WRITE or not accessible(w, t, f.a + f.i):
             return ask(t, f, 1, REQ_DOWN_READ, LK_MMAP, t.mm)
         pte_flags(w, leaf, <int>((f.a + f.i) & 511), PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
+        if f.c:
+            w.pages[pte_pfn(pte)].content = f.i & 255
         f.i += 1
     return sysret(t, f.i, 0)
 

@@ -91,12 +91,15 @@ cdef enum Flow:
     F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
     F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached
     F_SYS_EXEC              # a = the new mm
+    F_KSM_MERGE             # a = vma, b = vpn, c = KSM page or 0: it becomes one; ret = merged
+    F_KSM_UNMERGE           # a = vma, b = start, c = end
     F_FSYNC                 # vfs_fsync_range: a = mapping, b = first page, c = end page
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     NR_FLOWS = 256
 
 cdef enum FaultFlag:
     FAULT_WRITE = 1
+    FAULT_UNSHARE = 2       # a KSM page is copied, but not to be written
 
 cdef enum FollFlag:
     FOLL_WRITE = 1

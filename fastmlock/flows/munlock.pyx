@@ -9,7 +9,8 @@ from fastmlock.mm.interval_tree cimport tree_next
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport set_page_mlocked
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.rmap cimport rmap_tree
+from fastmlock.mm.ksm cimport rmap_next_ksm
+from fastmlock.mm.rmap cimport rmap_lock, rmap_tree
 from fastmlock.mm.vma cimport set_vm_flags
 
 
@@ -28,6 +29,14 @@ cdef inline bint pte_maps(World *w, uint32_t leaf, int i, uint32_t page) noexcep
     return (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and pte_pfn(pte) == page
 
 
+cdef uint32_t next_locked_ksm(World *w, uint32_t page, Frame *f, int64_t *visits) noexcept nogil:
+    """The next place of a KSM page that lies in a locked vma: its leaf, with node and address in the frame."""
+    while rmap_next_ksm(w, page, PTE_PRESENT, page, &f.i, &f.b, &f.j, visits):
+        if w.vmas[w.nodes[f.i].vma].flags & VM_LOCKED:
+            return f.j
+    return 0
+
+
 cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
     """Is the page (a) still mapped by a VM_LOCKED vma? The caller holds the page lock and has the page isolated.
     Under the rmap lock for read, VMAs are visited in tree order until a locked one maps the page: it is marked
@@ -40,7 +49,7 @@ cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 0:
         w.rmap_walks += 1
         f.c = LK_ANON_VMA if p.flags & PG_anon else LK_I_MMAP
-        f.d = w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
+        f.d = rmap_lock(w, page)
         return ask(t, f, WALK_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
     if f.pc == WALK_PTL:
         # the flag is read again under the page-table lock: munlock clears it before it fills its batch
@@ -54,15 +63,19 @@ cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = WALK_END if f.k or p.mapcount == 0 else WALK_NEXT
     while f.pc == WALK_NEXT:
         visits = 0
-        f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, True, &visits)
+        if p.flags & PG_ksm:
+            leaf = next_locked_ksm(w, page, f, &visits)
+        else:
+            f.i = tree_next(w, rmap_tree(w, page), f.i, p.index, True, &visits)
         w.rmap_vmas += visits
         work(w, WK_RMAP_VMA, visits)
         if not f.i:
             f.pc = WALK_END
             break
-        vma = &w.vmas[w.nodes[f.i].vma]
-        f.b = vma.start + (p.index - vma.pgoff)
-        leaf = find_leaf(w, vma.mm, f.b)
+        if not p.flags & PG_ksm:
+            vma = &w.vmas[w.nodes[f.i].vma]
+            f.b = vma.start + (p.index - vma.pgoff)
+            leaf = find_leaf(w, vma.mm, f.b)
         if leaf and pte_maps(w, leaf, <int>(f.b & 511), page):
             f.j = leaf
             return ask(t, f, WALK_PTL, REQ_SPIN_LOCK, LK_PTL, leaf)

@@ -155,6 +155,7 @@ cdef enum:
     MV_ZAPPED = 4
     MV_PTL = 5
     MV_NEXT = 6
+    MV_UNMERGED = 7
 
 
 cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
@@ -169,8 +170,10 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
         if behaviour(advice, &on, &off):
             if advice == MADV_WIPEONFORK and (v.mapping or v.flags & VM_SHARED):
                 return ret(t, -EINVAL)
-            if advice == MADV_MERGEABLE and v.flags & VM_SHARED:
+            if advice == MADV_MERGEABLE and v.flags & (VM_SHARED | VM_SPECIAL | VM_HUGETLB):
                 return ret(t, f.a)
+            if advice == MADV_UNMERGEABLE and v.flags & VM_MERGEABLE and v.anon_vma:
+                return call(w, t, f, MV_UNMERGED, F_KSM_UNMERGE, f.a, f.b, f.c)
             if ((v.flags & ~off) | on) == v.flags:
                 return ret(t, f.a)
             f.d = <int64_t>((v.flags & ~off) | on)
@@ -195,6 +198,9 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = MV_DRAINED
         if w.tr.munmap_drains or advice == MADV_FREE:
             return call(w, t, f, MV_DRAINED, F_DRAIN, t.cpu)
+    if f.pc == MV_UNMERGED:
+        f.d = <int64_t>(v.flags & ~<uint64_t>VM_MERGEABLE)
+        return call(w, t, f, MV_FLAGS, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
     if f.pc == MV_DONE:
         return ret(t, t.res if t.res < 0 and is_populate(advice) else f.a)
     if f.pc == MV_FLAGS:

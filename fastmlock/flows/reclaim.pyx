@@ -321,6 +321,7 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
     n.flags |= p.flags & (PG_swapbacked | PG_dirty | PG_referenced | PG_active | PG_unevictable | PG_anon
                           | PG_anon_exclusive)
     n.mapping = p.mapping
+    n.content = p.content
     n.index = p.index
     if not p.flags & PG_anon and p.mapping:
         w.cache[w.mappings[p.mapping].base + p.index] = new
@@ -344,6 +345,10 @@ cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
+        if p.flags & PG_ksm:
+            w.unsupported = F_MIGRATE
+            w.error = ERR_UNSUPPORTED
+            return REQ_ERROR
         return call(w, t, f, MG_ISOLATED, F_ISOLATE, page)
     if f.pc == MG_ISOLATED:
         if not t.res:

@@ -5,8 +5,8 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
-                              protect, reclaim, remap, scan, shm, swapin, synthetic, unmap)
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, ksm, mlock, mlock_calls, mmap, munlock,
+                              oom, protect, reclaim, remap, scan, shm, swapin, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -38,6 +38,7 @@ oom.register(TABLE)
 shm.register(TABLE)
 swapin.register(TABLE)
 brk.register(TABLE)
+ksm.register(TABLE)
 synthetic.register(TABLE)
 
 

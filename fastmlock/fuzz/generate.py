@@ -19,7 +19,7 @@ ODD_BYTES = (1, 4095, 4096, 4097, -1, -4096, -4097, 0, 1 << 62, (1 << 63) - 1, -
 LIMITS = (0, 1, 4096, 8 * 4096, 20 * 4096, 64 << 10, 40 * 4096, 100 * 4096, 8 << 20, -1)
 ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read", "populate_write", "dontneed_locked",
           "cold", "pageout", "remove", "random", "normal", "dontfork", "dofork", "wipeonfork", "nohugepage", "hugepage",
-          "mergeable", "sequential")
+          "mergeable", "mergeable", "unmergeable", "sequential")
 MSYNC = ("async", "invalidate", "invalidate", "", "sync", "async invalidate", "async sync")
 SYSCTL = "sysctl /proc/sys/vm/max_map_count"
 
@@ -43,6 +43,8 @@ class Kind:
     """Chance that a process begins with a large mapping for others to be put over."""
     spoil: float = 1.0
     """Scales how often a range lies outside of its region."""
+    mergeable: float = 0.0
+    """Chance that an advice is for KSM."""
 
 
 KINDS = (
@@ -54,6 +56,7 @@ KINDS = (
          arena=0.8, spoil=2.0),
     Kind(0.07, {"truncate": 5, "punch": 5, "fadvise": 4, "fwrite": 4, "fread": 4, "file": 3}),
     Kind(0.05, {"fork": 6, "exit": 2, "touch": 2, "madvise": 1.5, "mremap": 2}),
+    Kind(0.04, {"ksm": 15, "madvise": 2, "touch": 2, "fork": 2}, mergeable=0.7),
 )
 
 
@@ -76,11 +79,11 @@ class Profile:
 
 
 EVERYTHING = Profile()
-LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl"}))
+LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"brk", "stack", "growsdown", "remappages", "peek", "exec", "shm", "shmlock",
-                                         "shmunlock", "oomkill", "compact", "sysctl"}))
+                                         "shmunlock", "oomkill", "compact", "sysctl", "unmergeable", "ksm"}))
 """For the recorder in a guest, which has no words for some; what lies beside an address of the kernel's choice there
 is not modelled."""
 
@@ -290,6 +293,8 @@ class _Writer:
         who, _, name, region = there
         off, pages = self.span(region.pages)
         words = (*ADVICE, *self.swaps * ("pageout", "pageout"))
+        if self.chance(self.kind.mergeable):
+            words = ("mergeable", "mergeable", "mergeable", "unmergeable")
         choice = [word for word in words if word not in self.profile.leave_out]
         return f"{who} madvise {name} {off} {pages} {self.rng.choice(choice)}"
 
@@ -409,6 +414,7 @@ class _Writer:
             "exec": (0.4, self.exec), "exit": (2, self.end("exit")), "kill": (0.5, self.end("kill")),
             "shmlock": (3, self.shmctl("shmlock")), "shmunlock": (3, self.shmctl("shmunlock")),
             "oomkill": (0.4, self.oomkill),
+            "ksm": (0 if self.swaps else 0.7, lambda: f"ksm {self.rng.choice((1, 1, 1, 2))}"),
             "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),

@@ -24,6 +24,7 @@ MEMORY_WANTED = 256 * MIB
 """Available bytes below which nothing is run: a scenario locks at most a few MiB, and others must not feel it."""
 BUSY, BUSY_SECONDS = 0.1, 0.5
 EXT4_MAGIC = 0xEF53
+KSM, KSM_SCANS = "/sys/kernel/mm/ksm", 6
 CAP_IPC_LOCK, CAP_SYS_RESOURCE = 14, 24
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
@@ -130,6 +131,30 @@ class Machine:
         except OSError as error:
             return error.errno or 1
         return 0
+
+    def ksm(self, run: int) -> None:
+        """Lets ksmd scan until it has met every page often enough, or unmerges. NotSupported without `disturb`,
+        and where other programs (an emulator, say) have memory that would be merged too."""
+        if any(_is_mergeable(folder) for folder in os.listdir("/proc") if folder.isdigit()):
+            raise NotSupported("ksm on a live machine where other programs have mergeable memory")
+        if not self.disturb or not os.access(f"{KSM}/run", os.W_OK):
+            raise NotSupported("ksm on a live machine, which disturbs all of it (--disturb allows it, for root)")
+        for name, value in (("pages_to_scan", "100000"), ("sleep_millisecs", "0"), ("smart_scan", "0"),
+                            ("use_zero_pages", "0"), ("run", "0")):
+            path = f"{KSM}/{name}"
+            if os.path.exists(path):
+                if path not in self._sysctls:
+                    with open(path) as stream:
+                        self._sysctls[path] = stream.read()
+                _write(path, value)
+        _write(f"{KSM}/run", str(run))
+        if run == 1:
+            def scans() -> int:
+                return _number(f"{KSM}/full_scans")
+            until = scans() + KSM_SCANS
+            while scans() < until:
+                time.sleep(0.002)
+        _write(f"{KSM}/run", "0")
 
     # ---- what it is, and what cannot be seen
 
@@ -256,6 +281,17 @@ def _swap_is_on() -> bool:
 def _memfd_is_huge() -> bool:
     with suppress(OSError), open("/sys/kernel/mm/transparent_hugepage/shmem_enabled") as stream:
         return any(f"[{word}]" in stream.read() for word in ("always", "within_size", "force"))
+    return False
+
+
+def _is_mergeable(pid: str) -> bool:
+    """Whether a process that is no worker has memory for KSM, where the kernel tells (6.16)."""
+    with suppress(OSError):
+        with open(f"/proc/{pid}/comm") as stream:
+            if stream.read() == "fastmlock-work\n":
+                return False
+        with open(f"/proc/{pid}/ksm_stat") as stream:
+            return "ksm_mergeable: yes" in stream.read()
     return False
 
 

@@ -190,7 +190,7 @@ class LiveSystem:
         try:
             if addr >= 1 << 63:
                 return -1, EIO
-            return self._control("pwrite64" if write else "pread64", 0, layout.DATA, 1, addr, fd=fd)
+            return self._control("pwrite64" if write else "pread64", 0, layout.DATA, 1, addr, data=b"\0", fd=fd)
         finally:
             os.close(fd)
 
@@ -290,6 +290,12 @@ class LiveSystem:
 
     def shm_unlock(self, pid: int, file: int) -> tuple[int, int]:
         return self._call(pid, "shmctl", self._segments[file], SHM_UNLOCK, 0)
+
+    def ksm(self, run: int) -> tuple[int, int]:
+        self._forget()
+        self.machine.ksm(run)
+        self.drain_all()
+        return 0, 0
 
     def oom_kill(self, pid: int) -> None:
         """SIGKILL, and process_mrelease(), which is the OOM reaper called by hand."""

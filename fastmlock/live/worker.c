@@ -65,14 +65,14 @@ KEPT static void __attribute__((naked)) restore(void)
 	__asm__("mov %0, %%eax; syscall" :: "i"(SYS_rt_sigreturn));
 }
 
-/* One byte of a page; 0 or the signal that it raised. */
-KEPT static long touch(char *page, long write)
+/* One byte of a page is read, or written with that value; 0 or the signal that it raised. */
+KEPT static long touch(char *page, long write, long byte)
 {
 	long signal = 0;
 	__asm__ volatile("test %2, %2; jz 1f\n"
-			 "touch_access: movb $1, (%1); jmp touch_behind\n"
+			 "touch_access: movb %%dl, (%1); jmp touch_behind\n"
 			 "1: movb (%1), %%cl\n"
-			 "touch_behind:" : "+a"(signal) : "r"(page), "r"(write) : "rcx", "memory", "cc");
+			 "touch_behind:" : "+a"(signal) : "r"(page), "r"(write), "d"(byte) : "rcx", "memory", "cc");
 	return signal;
 }
 
@@ -148,7 +148,7 @@ KEPT static void serve(void)
 			answer.ret = sys(rq.nr, rq.arg[0], rq.arg[1], rq.arg[2], rq.arg[3], rq.arg[4], rq.arg[5]);
 		} else if (rq.op == OP_TOUCH) {
 			for (; done < rq.arg[1] && !answer.signal; done += !answer.signal)
-				answer.signal = touch((char *)rq.arg[0] + done * PAGE, rq.arg[2]);
+				answer.signal = touch((char *)rq.arg[0] + done * PAGE, rq.arg[2], done);
 			answer.ret = done;
 		} else {
 			answer.ret = forked(passed);

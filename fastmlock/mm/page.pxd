@@ -127,6 +127,7 @@ cdef inline uint32_t alloc_page(World *w, int cpu, int node, int memcg) noexcept
     p.compound_mapcount = 0
     p.order = 0
     p.private_ = 0
+    p.content = 0
     work(w, WK_ALLOC, 1)
     touch(w, page, 1)
     return page

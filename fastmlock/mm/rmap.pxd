@@ -70,7 +70,10 @@ cdef inline int64_t rmap_lock_class(World *w, uint32_t page) noexcept nogil:
 
 
 cdef inline int64_t rmap_lock(World *w, uint32_t page) noexcept nogil:
+    """The object of its lock; of a KSM page the kernel takes one anon_vma after another, here it is the first."""
     cdef Page *p = &w.pages[page]
+    if p.flags & PG_ksm:
+        return w.anon_vmas[w.ksm_items[p.mapping].anon_vma].root
     return w.anon_vmas[p.mapping].root if p.flags & PG_anon else p.mapping
 
 
@@ -84,6 +87,8 @@ cdef bint anon_vma_prepare(World *w, uint32_t vma) noexcept nogil
 cdef bint anon_vma_clone(World *w, uint32_t dst, uint32_t src) noexcept nogil
 cdef bint anon_vma_fork(World *w, uint32_t child, uint32_t parent) noexcept nogil
 cdef void unlink_anon_vmas(World *w, uint32_t vma) noexcept nogil
+# a reference to an anon_vma is dropped; it goes with the last
+cdef void anon_vma_put(World *w, uint32_t av) noexcept nogil
 # every anon_vma tree that lists the vma, before and behind a change of its range
 cdef void anon_vma_trees_remove(World *w, uint32_t vma) noexcept nogil
 cdef void anon_vma_trees_insert(World *w, uint32_t vma) noexcept nogil

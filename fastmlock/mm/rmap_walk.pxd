@@ -1,6 +1,7 @@
 # One step of a reverse-map walk: the next page-table entry that maps a page. (rmap_walk, page_vma_mapped_walk)
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from fastmlock.mm.interval_tree cimport tree_next
+from fastmlock.mm.ksm cimport rmap_next_ksm
 from fastmlock.mm.page cimport work
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport rmap_address, rmap_tree
@@ -14,9 +15,14 @@ cdef inline bint page_vma_mapped(World *w, uint64_t pte, uint64_t kind, uint32_t
 
 cdef inline bint rmap_next(World *w, uint32_t page, uint64_t kind, uint32_t pfn, int32_t *node, int64_t *vpn,
                            int32_t *leaf) noexcept nogil:
-    """Next vma of the page in tree order, behind `node` (0: from the start), whose entry for it is of `kind` and for frame
+    """Next vma of the page in tree order, behind `node` and `vpn` (0: from the start), whose entry for it is of `kind` and for frame
     `pfn`; false at the end. The rmap lock is held, the page-table lock is not: who takes it looks at the entry again."""
-    cdef int64_t visits
+    cdef int64_t visits = 0
+    cdef bint found
+    if w.pages[page].flags & PG_ksm:
+        found = rmap_next_ksm(w, page, kind, pfn, node, vpn, leaf, &visits)
+        work(w, WK_RMAP_VMA, visits)
+        return found
     while True:
         visits = 0
         node[0] = tree_next(w, rmap_tree(w, page), node[0], w.pages[page].index, False, &visits)

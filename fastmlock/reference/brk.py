@@ -97,7 +97,8 @@ def acct_stack_growth(task: Task, vma: Vma, grow: int) -> bool:
 
 
 def find_extend_vma(k: Kernel, task: Task, mm: Mm, addr: int) -> Vma | None:
-    """The vma at addr, if need be by growing a stack. To 6.4 get_user_pages() then populated a locked one."""
+    """The vma at addr, if need be by growing a stack. To 6.4, but not on stable 6.1, get_user_pages() then
+    populated a locked one."""
     vma = mm.find_vma(addr)
     if vma is None or vma.start <= addr:
         return vma
@@ -118,4 +119,5 @@ def access_remote_vm(k: Kernel, task: Task, mm: Mm, addr: int, write: bool) -> i
                                  foll_populate=False)
     if done and write:
         mm.ptes[addr].page.dirty = True
+        mm.ptes[addr].page.content = 0
     return 0 if done else EIO

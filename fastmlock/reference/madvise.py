@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM
 
-from . import filemap, gup, memory, mmap, swap, swapfile, truncate, vmscan
+from . import filemap, gup, ksm, memory, mmap, swap, swapfile, truncate, vmscan
 from .state import (
     VM_DONTCOPY,
     VM_HUGEPAGE,
@@ -17,6 +17,7 @@ from .state import (
     VM_RAND_READ,
     VM_SEQ_READ,
     VM_SHARED,
+    VM_SPECIAL,
     VM_WIPEONFORK,
     VM_WRITE,
     Kernel,
@@ -89,8 +90,10 @@ def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, 
     """Advice that is a vma flag; splits and merges like any change of flags."""
     if advice in (WIPEONFORK,) and (vma.file is not None or vma.flags & VM_SHARED):
         return EINVAL, vma
-    if advice == MERGEABLE and vma.flags & (VM_SHARED | VM_MAYSHARE):
+    if advice == MERGEABLE and vma.flags & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB):
         return 0, vma
+    if advice == UNMERGEABLE and vma.flags & VM_MERGEABLE:
+        ksm.unmerge_ksm_pages(k, vma, start, end)
     on, off = _BEHAVIOR[advice]
     flags = vma.flags & ~off | on
     if flags == vma.flags:

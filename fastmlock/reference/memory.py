@@ -106,7 +106,7 @@ def do_wp_page(k: Kernel, vma: Vma, addr: int, pte: Pte) -> None:
     if not vma.private:
         pte.write = pte.young = pte.dirty = True
         page.dirty = True
-    elif page.anon and _can_reuse(k, page):
+    elif page.anon and page.ksm is None and _can_reuse(k, page):
         page.exclusive = True
         pte.write = pte.young = pte.dirty = True
     else:
@@ -129,11 +129,14 @@ def _can_reuse(k: Kernel, page: Page) -> bool:
     return page.refcount == 1
 
 
-def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page) -> None:
-    """The new page goes in before the old one's mapping goes. To 03 the old page of a locked vma is then munlocked
-    explicitly; its mapcount no longer includes us."""
+def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page, *, unshare: bool = False) -> None:
+    """The new page goes in before the old one's mapping goes; to `unshare` is to copy without a write. To 03 the old
+    page of a locked vma is then munlocked explicitly; its mapcount no longer includes us."""
     swap.get_page(old)
-    _new_anon_page(k, vma, addr)
+    new = _new_anon_page(k, vma, addr)
+    new.content = old.content
+    if unshare:
+        vma.mm.ptes[addr].write = vma.mm.ptes[addr].dirty = False
     if not old.zero:
         rmap.page_remove_rmap(k, old, vma)
         swap.put_page(k, old)
@@ -264,9 +267,9 @@ def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_co
 
 
 # ---------------------------------------------------------------- the user's own access
-def user_access(k: Kernel, task: Task, addr: int, write: bool) -> int:
+def user_access(k: Kernel, task: Task, addr: int, write: bool, content: int = 0) -> int:
     """One load or store; the hardware sets young and dirty where the pte permits. A stack grows before it is asked
-    whether the access is allowed. -> 0 or the signal"""
+    whether the access is allowed. A store leaves `content`. -> 0 or the signal"""
     mm = task.mm
     vma = mm.find_vma(addr)
     if vma is not None and vma.start > addr and (not vma.flags & VM_GROWSDOWN or brk.expand_downwards(task, vma, addr)):
@@ -277,7 +280,10 @@ def user_access(k: Kernel, task: Task, addr: int, write: bool) -> int:
     if pte is not None and (pte.write or not write):
         pte.young = True
         pte.dirty |= write
-        return 0
-    return handle_mm_fault(k, vma, addr, write)
+    elif signal := handle_mm_fault(k, vma, addr, write):
+        return signal
+    if write:
+        mm.ptes[addr].page.content = content
+    return 0
 
 

@@ -2,12 +2,15 @@
 real machine; here it moves every page that can be isolated."""
 from __future__ import annotations
 
+from ..scenario.system import NotSupported
 from . import rmap, swap
 from .state import FIRST_FRAME, Kernel, Page
 
 
 def migrate_page(k: Kernel, page: Page) -> bool:
     """`unmap_and_move`. -> whether the page now lives elsewhere"""
+    if page.ksm is not None:
+        raise NotSupported("migration of a KSM page")
     if page.zero or not swap.isolate_lru_page(k, page):
         return False
     entries = rmap.try_to_migrate(k, page)
@@ -37,6 +40,7 @@ def _move_to_new_page(k: Kernel, page: Page) -> Page:
     new.mapping, new.anon_vma, new.index = page.mapping, page.anon_vma, page.index
     new.swapbacked, new.dirty, new.referenced = page.swapbacked, page.dirty, page.referenced
     new.active, new.unevictable, new.exclusive = page.active, page.unevictable, page.exclusive
+    new.content = page.content
     if page.mapping is not None:
         page.mapping.pages[page.index] = new
         swap.get_page(new)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import mlock, swap, swapfile
+from . import ksm, mlock, swap, swapfile
 from .state import VM_LOCKED, AnonVma, Kernel, Page, Pte, SwapPte, Vma
 
 
@@ -91,6 +91,9 @@ def page_remove_rmap(k: Kernel, page: Page, vma: Vma) -> None:
 # ---------------------------------------------------------------- walks
 def rmap_walk(page: Page) -> Iterator[tuple[Vma, int]]:
     """Every vma whose interval contains the page, in tree order, with the page's address there."""
+    if page.ksm is not None:
+        yield from ksm.rmap_walk_ksm(page)
+        return
     if page.anon_vma is not None:
         tree = page.anon_vma.tree
     elif page.mapping is not None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..scenario.system import HEAP
 from .traits import Traits
+
+if TYPE_CHECKING:
+    from .ksm import RmapItem
 
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
 VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 0x10, 0x20, 0x40, 0x80
@@ -54,11 +58,13 @@ class Page:
     readahead: bool = False
     exclusive: bool = False                # PG_anon_exclusive (5.19)
     zero: bool = False                     # the shared zero page
+    content: int = 0                       # the byte that its user wrote; all others are zero
+    ksm: list[RmapItem] | None = None      # of a KSM page: the places that were merged, the last one first
     swap: SwapEntry | None = None          # PG_swapcache, and which slot
 
     @property
     def anon(self) -> bool:
-        return self.anon_vma is not None
+        return self.anon_vma is not None or self.ksm is not None
 
 
 @dataclass(eq=False, slots=True)

@@ -6,7 +6,23 @@ from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
-from . import brk, filemap, gup, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, swapfile, truncate, vmscan
+from . import (
+    brk,
+    filemap,
+    gup,
+    ksm,
+    madvise,
+    memory,
+    migrate,
+    mlock,
+    mmap,
+    mremap,
+    shmem,
+    swap,
+    swapfile,
+    truncate,
+    vmscan,
+)
 from .state import (
     VM_GROWSDOWN,
     VM_LOCKED,
@@ -61,6 +77,7 @@ class ReferenceSystem:
                                              self.traits.memlock_default)}
         self._files: list[File] = []
         self._shared_anon: list[File] = []
+        self._ksmd = ksm.Ksmd()
         self._shm_locked: dict[int, int] = {}           # segment -> user that locked it
         self._shm_held: dict[int, int] = {}             # user -> pages
         self._next_observer = 0x200000000
@@ -87,20 +104,26 @@ class ReferenceSystem:
         child = len(self._tasks)
         mm = mmap.dup_mmap(self.k, parent.mm)
         self._tasks[child] = Task(child, mm, parent.cpu, parent.rlimit, parent.uid)
+        if parent.mm in self._ksmd.mms:
+            self._ksmd.mms.append(mm)
         return child
 
     def exit(self, pid: int) -> None:
         task = self._enter(pid)
         task.alive = False
-        mmap.exit_mmap(self.k, task.mm)
+        self._exit_mmap(task.mm)
         self._user_mode_again()
 
     def exec(self, pid: int) -> None:
         """A new address space; the old one goes as at exit. Limit, user and capabilities stay."""
         task = self._enter(pid)
         old, task.mm = task.mm, Mm()
-        mmap.exit_mmap(self.k, old)
+        self._exit_mmap(old)
         self._user_mode_again()
+
+    def _exit_mmap(self, mm: Mm) -> None:
+        self._ksmd.mms = [other for other in self._ksmd.mms if other is not mm]
+        mmap.exit_mmap(self.k, mm)
 
     def set_cpu(self, pid: int, cpu: int) -> None:
         self._tasks[pid].cpu = cpu
@@ -192,6 +215,8 @@ class ReferenceSystem:
         task = self._enter(pid)
         if not madvise.madvise_behavior_valid(self.k, advice) or addr % PAGE_SIZE:
             return -1, EINVAL
+        if advice == madvise.MERGEABLE and task.mm not in self._ksmd.mms:
+            self._ksmd.mms.append(task.mm)
         if advice == madvise.COLLAPSE:
             raise NotSupported("MADV_COLLAPSE")
         start, pages = addr >> PAGE_SHIFT, _pages_up(length)
@@ -347,7 +372,7 @@ class ReferenceSystem:
     def touch(self, pid: int, addr: int, pages: int, write: bool) -> tuple[int, int]:
         task = self._enter(pid)
         for done in range(pages):
-            if signal := memory.user_access(self.k, task, (addr >> PAGE_SHIFT) + done, write):
+            if signal := memory.user_access(self.k, task, (addr >> PAGE_SHIFT) + done, write, done & 255):
                 return done, signal
         return pages, 0
 
@@ -453,6 +478,18 @@ class ReferenceSystem:
         if not self._tasks[pid].alive:
             return -1, ESRCH
         memory.oom_reap_task_mm(k, self._tasks[pid].mm)
+        return OK
+
+    def ksm(self, run: int) -> tuple[int, int]:
+        """/sys/kernel/mm/ksm/run."""
+        k = self._control()
+        if k.swap is not None:
+            raise NotSupported("KSM beside swap")
+        if run == 1:
+            ksm.ksm_run(k, self._ksmd)
+        elif run:
+            ksm.unmerge_and_remove_all_rmap_items(k, self._ksmd)
+            swap.lru_add_drain_all(k)
         return OK
 
     def oom_kill(self, pid: int) -> None:

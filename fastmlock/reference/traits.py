@@ -77,9 +77,11 @@ class Traits:
     memlock_default: int = 8 << 20          # 5.16; 64 KiB before
     smaps_shows_lockonfault: bool = False   # 6.6
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
+    ksm_unshares: bool = False              # 6.2: KSM pages are given up by a fault that writes nothing
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
-    gup_populates_stack: bool = True        # to 6.4: a locked stack that get_user_pages() extends is populated
+    gup_populates_stack: bool = True        # to 6.4, not stable 6.1: a locked stack that
+                                            # get_user_pages() extends is populated
     random_is_old: bool = False             # 6.3: zapping a MADV_RANDOM vma marks nothing accessed either
 
 
@@ -102,11 +104,11 @@ def _table() -> dict[str, Traits]:
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
                   remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
-                  brk_finds_vma=True)
+                  brk_finds_vma=True, gup_populates_stack=False)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
-                   gup_populates_stack=False, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
+                   ksm_unshares=True, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
                    move_pages_efault=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,

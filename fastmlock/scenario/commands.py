@@ -26,7 +26,7 @@ RECORDED_WITH_SWAP, RECORDED_SWAP = "s31", 16384
 
 ADVICE = {
     "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "free": 8, "remove": 9,
-    "dontfork": 10, "dofork": 11, "mergeable": 12, "hugepage": 14, "nohugepage": 15,
+    "dontfork": 10, "dofork": 11, "mergeable": 12, "unmergeable": 13, "hugepage": 14, "nohugepage": 15,
     "wipeonfork": 18, "cold": 20, "pageout": 21, "populate_read": 22, "populate_write": 23,
     "dontneed_locked": 24, "collapse": 25,
 }
@@ -85,6 +85,13 @@ class Reclaim(Command):
     """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
 
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ksm(Command):
+    """/sys/kernel/mm/ksm/run. Not the recorder's."""
+
+    run: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,10 @@ def _reap(at: At, words: Words, known: _Known) -> Command:
     return c.Reap(*at, _victim(words))
 
 
+def _ksm(at: At, words: Words, known: _Known) -> Command:
+    return c.Ksm(*at, words.number("what ksmd shall do", 0, 2))
+
+
 def _oom_kill(at: At, words: Words, known: _Known) -> Command:
     victim = _victim(words)
     known.gone(range(victim, victim + 1))
@@ -337,6 +341,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
     "reap": ("reap pJ", _reap),
+    "ksm": ("ksm 0|1|2", _ksm),
     "oomkill": ("oomkill pJ", _oom_kill),
     "dropcaches": ("dropcaches N", _drop_caches),
     "sysctl": ("sysctl PATH VALUE", _sysctl),

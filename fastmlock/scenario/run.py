@@ -447,6 +447,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
     c.Reap: lambda runner, command: _reap(runner, command),
+    c.Ksm: lambda runner, command: _written(runner.system.ksm(command.run)),
     c.OomKill: lambda runner, command: _oom_kill(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),

@@ -216,7 +216,7 @@ cdef struct Page:
     int32_t compound_mapcount   # pmd maps of a THP head
     uint32_t order
     uint32_t private_       # swap entry
-    uint64_t spare
+    uint64_t content        # the byte that its user wrote; all others are zero
 
 cdef struct Lruvec:
     uint32_t head[5]        # first page of each list; 0 = empty
@@ -330,6 +330,14 @@ cdef struct AnonVmaChain:
     uint32_t node           # its node in the anon_vma's tree
     uint32_t next           # the vma's next chain link
 
+# One place that was merged into a KSM page. (struct rmap_item)
+cdef struct KsmItem:
+    int64_t vpn
+    uint32_t page           # 0 = free
+    uint32_t anon_vma
+    uint32_t mm
+    uint32_t next           # the page's next place
+
 # One state of one flow: where it is and its few locals.
 cdef struct Frame:
     int16_t fn
@@ -418,6 +426,7 @@ cdef struct Traits:
     int32_t mremap_checks_first # mremap looks at the old VMA before it unmaps anything (6.17)
     int32_t random_is_old       # zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     int32_t release_reverses    # release_pages() frees its last page first (through 6.8)
+    int32_t ksm_unshares        # KSM pages are given up by a fault that writes nothing (6.2)
     int32_t cow_frees_swap_cache    # 5.14: a COW's old page that nobody maps any more leaves the swap cache
     int32_t zap_keeps_swap      # to 5.17, not in stable 5.10: unmap_mapping_range() passes over swap entries
     int32_t swapin_marks        # to 6.10: a page read in from swap is mlocked where it is mapped first
@@ -425,7 +434,7 @@ cdef struct Traits:
     int32_t shmem_swapin_direct # tmpfs reads past the swap cache too (6.15)
     int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
-    int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (through 6.4)
+    int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (to 6.4, not stable 6.1)
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
 
@@ -448,6 +457,7 @@ cdef struct World:
     TreeNode *nodes
     AnonVma *anon_vmas
     AnonVmaChain *avcs
+    KsmItem *ksm_items
     Leaf *leaves
     uint64_t *ptes              # full tables, 512 entries each
     uint32_t *tables            # upper tables, 512 entries each
@@ -469,6 +479,7 @@ cdef struct World:
     uint32_t nodes_cap, nodes_used, nodes_free
     uint32_t anon_vmas_cap, anon_vmas_used, anon_vmas_free
     uint32_t avcs_cap, avcs_used, avcs_free
+    uint32_t ksm_items_cap, ksm_items_used, ksm_items_free
     uint32_t leaves_cap, leaves_used, leaves_free
     uint32_t ptes_cap, ptes_used, ptes_free
     uint32_t tables_cap, tables_used, tables_free

@@ -18,8 +18,8 @@ from fastmlock.state.layout import K, STRUCTS
 cdef dict _sizes = {
     "Page": sizeof(Page), "Lruvec": sizeof(Lruvec), "PageVec": sizeof(PageVec), "Leaf": sizeof(Leaf),
     "Vma": sizeof(Vma), "Mm": sizeof(Mm), "Mapping": sizeof(Mapping), "TreeNode": sizeof(TreeNode),
-    "AnonVma": sizeof(AnonVma), "AnonVmaChain": sizeof(AnonVmaChain), "Frame": sizeof(Frame),
-    "Task": sizeof(Task), "SwapSlot": sizeof(SwapSlot), "Traits": sizeof(Traits),
+    "AnonVma": sizeof(AnonVma), "AnonVmaChain": sizeof(AnonVmaChain), "KsmItem": sizeof(KsmItem),
+    "Frame": sizeof(Frame), "Task": sizeof(Task), "SwapSlot": sizeof(SwapSlot), "Traits": sizeof(Traits),
 }
 for _name, _size in _sizes.items():
     if STRUCTS[_name].itemsize != _size:
@@ -49,7 +49,7 @@ BUGS = {K.BUG_PAGE: "page number out of range", K.BUG_REFCOUNT: "a reference to 
 # pool name -> (record, what grows with it)
 _POOLS = {
     "pages": "Page", "vmas": "Vma", "mms": "Mm", "mappings": "Mapping", "nodes": "TreeNode",
-    "anon_vmas": "AnonVma", "avcs": "AnonVmaChain", "leaves": "Leaf",
+    "anon_vmas": "AnonVma", "avcs": "AnonVmaChain", "ksm_items": "KsmItem", "leaves": "Leaf",
 }
 
 
@@ -91,7 +91,7 @@ cdef class WorldHandle:
         self.nr_nodes = nodes
         a = self.arrays = {}
         defaults = {"pages": 4096, "vmas": 256, "mms": 80, "mappings": 16, "nodes": 512, "anon_vmas": 256,
-                    "avcs": 512, "leaves": 256}
+                    "avcs": 512, "ksm_items": 2, "leaves": 256}
         for name, record in _POOLS.items():
             a[name] = np.zeros(max(2, capacity.get(name, defaults[name])), STRUCTS[record])
         a["ptes"] = np.zeros((max(2, capacity.get("ptes", 256)), 512), np.uint64)
@@ -115,7 +115,7 @@ cdef class WorldHandle:
         w.nr_nodes = nodes
         w.nr_lruvecs = memcgs * nodes
         w.pages_used = w.vmas_used = w.mms_used = w.mappings_used = w.nodes_used = 1
-        w.anon_vmas_used = w.avcs_used = w.leaves_used = w.ptes_used = w.tables_used = 1
+        w.anon_vmas_used = w.avcs_used = w.ksm_items_used = w.leaves_used = w.ptes_used = w.tables_used = 1
         w.nr_tasks = 1
         w.cache_used = 1
         w.max_map_count = 65530
@@ -148,6 +148,7 @@ cdef class WorldHandle:
         w.nodes = <TreeNode *><uintptr_t>a["nodes"].ctypes.data
         w.anon_vmas = <AnonVma *><uintptr_t>a["anon_vmas"].ctypes.data
         w.avcs = <AnonVmaChain *><uintptr_t>a["avcs"].ctypes.data
+        w.ksm_items = <KsmItem *><uintptr_t>a["ksm_items"].ctypes.data
         w.leaves = <Leaf *><uintptr_t>a["leaves"].ctypes.data
         w.ptes = <uint64_t *><uintptr_t>a["ptes"].ctypes.data
         w.tables = <uint32_t *><uintptr_t>a["tables"].ctypes.data
@@ -168,6 +169,7 @@ cdef class WorldHandle:
         w.nodes_cap = len(a["nodes"])
         w.anon_vmas_cap = len(a["anon_vmas"])
         w.avcs_cap = len(a["avcs"])
+        w.ksm_items_cap = len(a["ksm_items"])
         w.leaves_cap = len(a["leaves"])
         w.ptes_cap = len(a["ptes"])
         w.tables_cap = len(a["tables"])
@@ -181,7 +183,7 @@ cdef class WorldHandle:
         cdef World *w = self.w
         used = {"pages": w.pages_used - w.pages_nfree, "vmas": w.vmas_used, "mms": w.mms_used,
                 "mappings": w.mappings_used, "nodes": w.nodes_used, "anon_vmas": w.anon_vmas_used,
-                "avcs": w.avcs_used, "leaves": w.leaves_used, "ptes": w.ptes_used, "tables": w.tables_used,
+                "avcs": w.avcs_used, "ksm_items": w.ksm_items_used, "leaves": w.leaves_used, "ptes": w.ptes_used, "tables": w.tables_used,
                 "tasks": w.nr_tasks, "cache": w.cache_used}
         moved = False
         for pool, count in need.items():
