@@ -41,6 +41,8 @@ cdef enum:
     MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
+THP_ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
+_THP = {"never": THP_NEVER, "madvise": THP_MADVISE, "always": THP_ALWAYS}
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
@@ -48,6 +50,7 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction",
+    <int>F_MADV_COLLAPSE: "MADV_COLLAPSE", <int>F_KHUGEPAGED: "khugepaged",
     <int>F_FAULT: "a fault on a swap or migration entry",
 }
 
@@ -176,6 +179,9 @@ cdef class System(View):
     cdef int make_room(self, long pages) except -1:
         """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
         cdef long leaves = pages // 512 + 4
+        if self.w.thp_enabled:
+            pages = (leaves + 2) * 512
+            leaves *= 2
         self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
 
@@ -389,8 +395,6 @@ cdef class System(View):
                  else w.tr.madv_collapse if advice == 25 else advice in _ADVICE)
         if not valid or addr % 4096:
             return -1, _errno.EINVAL
-        if advice == 25:
-            raise NotSupported("MADV_COLLAPSE")
         pages = pages_up(length)
         if length and not pages or (addr >> 12) + pages >= 1 << 52:
             return -1, _errno.EINVAL
@@ -573,9 +577,27 @@ cdef class System(View):
             return -1, _errno.ESRCH
         return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
 
+    def set_thp(self, int enabled):
+        """/sys/kernel/mm/transparent_hugepage/enabled. The huge zero page is made with the first that is not `never`."""
+        cdef World *w = self.w
+        w.thp_enabled = enabled
+        if enabled and not w.huge_zero:
+            self.reserve(pages=1)
+            w.huge_zero = w.pages_used
+            w.pages_used += 1
+            w.pages[w.huge_zero].flags = K.PG_reserved | K.PG_uptodate | K.PG_head
+            w.pages[w.huge_zero].refcount = 1
+
+    def khugepaged(self):
+        """Two whole scans of khugepaged: everything that it may collapse is collapsed. -> (0, 0)"""
+        self.make_room(512 * self.w.leaves_used)
+        return self.call(self.controller, F_KHUGEPAGED)
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
+        if what & 2 and self.w.thp_enabled:
+            self.call(self.controller, F_SPLIT_DEFERRED)        # among the shrinkers of slab objects
         if what & 1:
             if self.w.tr.drop_caches_drains:
                 self.drain_all()
@@ -590,6 +612,10 @@ cdef class System(View):
             return self.drop_caches(int(value))
         if path == "/proc/sys/vm/max_map_count":
             self.w.max_map_count = int(value)
+        elif path == THP_ENABLED:
+            if value not in _THP:
+                return -1, _errno.EINVAL
+            self.set_thp(_THP[value])
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0

@@ -7,8 +7,8 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
-from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
-                              protect, reclaim, remap, scan, shm, synthetic, unmap)
+from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, huge_memory, mlock, mlock_calls, mmap, munlock, oom,
+                              protect, reclaim, remap, scan, shm, split, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -31,6 +31,7 @@ unmap.register(TABLE)
 mmap.register(TABLE)
 exit_flow.register(TABLE)
 fork.register(TABLE)
+huge_memory.register(TABLE)
 file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)
@@ -38,6 +39,7 @@ reclaim.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
+split.register(TABLE)
 synthetic.register(TABLE)
 
 

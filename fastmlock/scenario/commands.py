@@ -46,6 +46,8 @@ class CreateFile(Command):
     fs: str
     pages: int
     sparse: bool
+    huge: bool = False
+    """On a tmpfs mounted huge=always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class FileRange(Command):
 @dataclass(frozen=True, slots=True)
 class Drain(Command):
     """lru_add_drain_all()."""
+
+
+@dataclass(frozen=True, slots=True)
+class Khugepaged(Command):
+    """khugepaged scans everything twice; else it sleeps."""
 
 
 @dataclass(frozen=True, slots=True)

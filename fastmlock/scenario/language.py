@@ -101,9 +101,11 @@ def _create_file(at: At, words: Words, known: _Known) -> Command:
         raise Wrong(f"more than {c.MAX_FILES} files", "use fewer")
     fs = words.choice("the file system", ("tmpfs", "ext4"))
     pages = words.number("the file's length in pages", 0, c.MAX_PAGES)
-    options = words.options({"sparse": 1})
+    options = words.options({"sparse": 1, "huge": 2})
+    if options & 2 and fs != "tmpfs":
+        raise Wrong(f"huge pages on {fs}", "only tmpfs can be mounted huge=always")
     known.files.add(file)
-    return c.CreateFile(*at, file, fs, pages, bool(options))
+    return c.CreateFile(*at, file, fs, pages, bool(options & 1), bool(options & 2))
 
 
 def _truncate(at: At, words: Words, known: _Known) -> Command:
@@ -267,13 +269,14 @@ _Parser = Callable[[At, Words, _Known], Command]
 _ProcessParser = Callable[[In, Words, _Known], Command]
 
 CONTROLLER: dict[str, tuple[str, _Parser]] = {
-    "file": ("file F tmpfs|ext4 N [sparse]", _create_file),
+    "file": ("file F tmpfs|ext4 N [sparse] [huge]", _create_file),
     "truncate": ("truncate F N", _truncate),
     "punch": ("punch F OFF N", _file_range("punch")),
     "fadvise": ("fadvise F OFF N", _file_range("fadvise")),
     "fwrite": ("fwrite F OFF N", _file_range("fwrite")),
     "fread": ("fread F OFF N", _file_range("fread")),
     "drain": ("drain", lambda at, *_: c.Drain(*at)),
+    "khugepaged": ("khugepaged", lambda at, *_: c.Khugepaged(*at)),
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
     "reap": ("reap pJ", _reap),

@@ -268,7 +268,8 @@ class Runner:
     def create_file(self, command: c.CreateFile) -> Reply:
         if self.image:
             self.image.create(len(self.files), command.sparse)
-        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse)
+        huge = {"huge": True} if command.huge else {}
+        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **huge)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
         return Reply()
@@ -278,6 +279,12 @@ class Runner:
         if command.cpu < self.cpus:
             self.system.set_cpu(pid, command.cpu)
         return 0, 0
+
+    def khugepaged(self) -> Reply:
+        khugepaged = getattr(self.system, "khugepaged", None)
+        if khugepaged is None:
+            raise NotSupported("khugepaged on this system")
+        return Reply(*khugepaged())
 
     def drain(self) -> Reply:
         self.system.drain_all()
@@ -382,6 +389,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
         *runner.system.truncate(runner.file_id(command.file), command.pages)),
     c.FileRange: _file_range,
     c.Drain: lambda runner, command: runner.drain(),
+    c.Khugepaged: lambda runner, command: runner.khugepaged(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
     c.Reap: lambda runner, command: _reap(runner, command),
