@@ -32,11 +32,14 @@ class Profile:
     """Verbs, and words of advice, that are not used."""
     chosen_addresses: bool = True
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
+    huge: bool = False
+    """Anonymous regions of huge pages, and commands that cut them."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
     """How often a command is followed by a drain; each program takes one of these."""
 
 
 EVERYTHING = Profile()
+HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync"}))
 LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
@@ -64,6 +67,7 @@ class _Writer:
         self.alive: dict[int, _Process] = {}
         self.started = 0
         self.moves = rng.random() < 0.25
+        self.advise = ""
 
     # ---- choices
 
@@ -77,6 +81,9 @@ class _Writer:
         """Offset and length in a range of `pages`; seldom outside of it."""
         rng = self.rng
         kind = rng.random()
+        if pages >= 512 and kind > 0.5:
+            off = rng.choice((0, 0, 0, 1, 100, 256, 500, 511, 512))
+            return off, max(1, min(pages - off, rng.choice((1, 2, 12, 30, 256, 412, 512, 512, pages))))
         if kind < 0.35:
             return 0, pages
         off = rng.randrange(pages) if pages else 0
@@ -119,6 +126,9 @@ class _Writer:
         prot = rng.choice(("rw", "rw", "rw", "r", "r", "none"))
         if source == "anon":
             off, pages = 0, self.size()
+            if self.profile.huge and self.chance(0.7):
+                pages = rng.choice((512, 512, 600, 1024, 1024, 1100))
+                self.advise = f"{who} madvise {name} 0 {pages} hugepage"
         else:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
@@ -267,6 +277,10 @@ class _Writer:
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"),
         }
 
+    def add(self, line: str) -> None:
+        self.lines += [line, self.advise] if self.advise else [line]
+        self.advise = ""
+
     def write(self) -> str:
         rng, profile = self.rng, self.profile
         drains = rng.choice(profile.drains)
@@ -277,17 +291,19 @@ class _Writer:
             self.lines.append(f"file {file} {fs} {pages}{' sparse' if self.chance(0.12) else ''}")
         self.started = rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
+        if profile.huge:
+            self.lines.insert(1, "sysctl /sys/kernel/mm/transparent_hugepage/enabled madvise")
         self.alive = {p: _Process() for p in range(self.started)}
         for _ in range(self.started):
             if self.chance(0.8):
-                self.lines.append(self.mmap())
+                self.add(self.mmap())
         choices = {verb: pair for verb, pair in self.choices().items() if verb not in profile.leave_out}
         verbs, weights = list(choices), [weight for weight, _ in choices.values()]
         for _ in range(rng.randint(*profile.commands)):
             line = choices[rng.choices(verbs, weights)[0]][1]()
             if line is None:
                 continue
-            self.lines.append(line)
+            self.add(line)
             if self.chance(drains) and line != "drain":
                 self.lines.append("drain")
         return "\n".join(self.lines[:c.MAX_LINES]) + "\n"

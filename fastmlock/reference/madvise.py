@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM
 
-from . import filemap, gup, memory, mmap, swap, truncate, vmscan
+from . import filemap, gup, huge_memory, memory, mmap, swap, truncate, vmscan
 from .state import (
+    PTRS_PER_PTE,
     VM_DONTCOPY,
     VM_HUGEPAGE,
     VM_HUGETLB,
@@ -22,7 +23,9 @@ from .state import (
     Kernel,
     Mm,
     Page,
+    Pte,
     Vma,
+    pmd_start,
 )
 
 NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, REMOVE = 0, 1, 2, 3, 4, 8, 9
@@ -114,7 +117,7 @@ def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
 def madvise_dontneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
     if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
         return EINVAL
-    memory.zap_page_range_single(k, vma, start, end)
+    memory.zap_page_range_single(k, vma, start, end, reclaim_pt=True)
     return 0
 
 
@@ -122,7 +125,7 @@ def madvise_dontneed_locked(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """5.18: a locked vma is zapped too, and stays locked."""
     if vma.flags & (VM_HUGETLB | VM_PFNMAP):
         return EINVAL
-    memory.zap_page_range_single(k, vma, start, end)
+    memory.zap_page_range_single(k, vma, start, end, reclaim_pt=True)
     return 0
 
 
@@ -131,9 +134,15 @@ def madvise_free(k: Kernel, vma: Vma, start: int, end: int) -> int:
     if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP) or vma.file is not None:
         return EINVAL
     swap.lru_add_drain(k)
-    for _, pte in list(vma.mm.present(start, end)):
+    for at, _ in vma.mm.huge_pmds(start, end):
+        huge_memory.madvise_free_huge_pmd(k, vma, at, start, end)
+    over = -1                                                # end of a table whose THP could not be split
+    for addr, pte in list(vma.mm.present(start, end)):
         page = pte.page
-        if page.zero or (page.dirty and page.mapcount != 1):
+        if addr < over or (page.compound and not _split_folio(k, page)):
+            over = max(over, pmd_start(addr) + PTRS_PER_PTE)
+            continue
+        if pte.page.zero or (page.dirty and page.mapcount != 1):
             continue
         page.dirty = page.dirty and page.mapcount != 1
         pte.young = pte.dirty = False
@@ -146,10 +155,32 @@ def _cold_or_pageout(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -
     if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
         return EINVAL
     swap.lru_add_drain(k)
+    for table in range(pmd_start(start), end, PTRS_PER_PTE):
+        if table in vma.mm.tables or table in vma.mm.pmds:
+            low, high = max(start, table), min(end, table + PTRS_PER_PTE)
+            vmscan.reclaim_pages(k, _isolate(k, vma, low, high, pageout))
+    return 0
+
+
+def _isolate(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -> list[Page]:
+    """`madvise_cold_or_pageout_pte_range`: what is to be reclaimed. A THP goes whole, or is split if part is meant."""
     isolated: list[Page] = []
+    entries: list[Pte] = []
+    pmd = vma.mm.huge_pmd(start)
+    if pmd is not None:
+        if pmd.page.zero or pmd.page.maps != 1:
+            return []
+        if end - start == PTRS_PER_PTE:
+            entries = [pmd]
+        elif not _split_folio(k, pmd.page):
+            return []
     for _, pte in list(vma.mm.present(start, end)):
+        if pte.page.compound and not _split_folio(k, pte.page):
+            break
+        entries.append(pte)
+    for pte in entries:
         page = pte.page
-        if page.zero or not page.lru or page.mapcount != 1:
+        if page.zero or not page.lru or page.maps != 1:
             continue
         pte.young = page.referenced = False
         if not pageout:
@@ -159,8 +190,18 @@ def _cold_or_pageout(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -
                 swap.putback_lru_page(k, page)
             else:
                 isolated.append(page)
-    vmscan.reclaim_pages(k, isolated)
-    return 0
+    return isolated
+
+
+def _split_folio(k: Kernel, page: Page) -> bool:
+    """A THP of which part is meant, if only we map that part. -> split"""
+    head = page.folio
+    if page.maps != 1:
+        return False
+    swap.get_page(head)
+    done = huge_memory.split_huge_page(k, head)
+    swap.put_page(k, head)
+    return done
 
 
 def madvise_cold(k: Kernel, vma: Vma, start: int, end: int) -> int:

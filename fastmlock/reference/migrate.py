@@ -8,7 +8,7 @@ from .state import Kernel, Page
 
 def migrate_page(k: Kernel, page: Page) -> bool:
     """`unmap_and_move`. -> whether the page now lives elsewhere"""
-    if page.zero or not swap.isolate_lru_page(k, page):
+    if page.zero or page.compound or not swap.isolate_lru_page(k, page):
         return False
     entries = rmap.try_to_migrate(k, page)
     expected = 1 + (page.mapping is not None)

@@ -3,21 +3,23 @@
 There is no swap: anonymous and tmpfs pages cannot leave."""
 from __future__ import annotations
 
-from . import filemap, rmap, swap, truncate
+from . import filemap, huge_memory, rmap, swap, truncate
 from .state import File, Kernel, Page
 
 
 def reclaim_pages(k: Kernel, pages: list[Page]) -> None:
     """`reclaim_pages` -> `shrink_page_list`, references ignored; what stays is put back through lru_add."""
-    for page in pages:
-        if not shrink_page(k, page):
+    for page in pages:                       # grows by the tails of what is split
+        if not shrink_page(k, page, pages):
             swap.putback_lru_page(k, page)
 
 
-def shrink_page(k: Kernel, page: Page) -> bool:
-    """One isolated page. -> freed"""
+def shrink_page(k: Kernel, page: Page, pages: list[Page]) -> bool:
+    """One isolated page; the tails of a THP that must be split join `pages`. -> freed"""
     if not swap.page_evictable(page):
         return False
+    if page.tails and page.anon and page.swapbacked:
+        huge_memory.split_huge_page(k, page, pages)
     if page.anon and page.swapbacked:                        # no room to swap to
         page.active = True
         return False
