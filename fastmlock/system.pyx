@@ -21,7 +21,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_start, run_untimed
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.vma cimport find_vma, mm_alloc
+from fastmlock.mm.vma cimport find_vma, mm_alloc, vm_start_gap
 from fastmlock.state.debug cimport CHECKS
 from fastmlock.state.types cimport *
 
@@ -51,7 +51,8 @@ NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction",
     <int>F_MADV_COLLAPSE: "MADV_COLLAPSE", <int>F_KHUGEPAGED: "khugepaged",
-    <int>F_FAULT: "a fault on a swap or migration entry",
+    <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
+    <int>F_FAULT: "a fault on a swap entry",
 }
 
 
@@ -241,6 +242,13 @@ cdef class System(View):
     def exit(self, int pid):
         self.unmapping(pid, self.call(pid, F_SYS_EXIT))
 
+    def exec(self, int pid):
+        """execve: the process begins anew with nothing mapped."""
+        self.reserve(mms=1)
+        mm = mm_alloc(self.w)
+        self.check()
+        self.unmapping(pid, self.call(pid, F_SYS_EXEC, mm))
+
     def alive(self, int pid):
         return self.w.tasks[pid].mm != 0
 
@@ -306,15 +314,41 @@ cdef class System(View):
         cdef int64_t pages = length >> 12, top = MMAP_BASE, first = hint >> 12
         while vma:
             last = vma
-            if first and w.vmas[vma].start < first + pages and w.vmas[vma].end > first:
+            if first and vm_start_gap(&w.vmas[vma]) < first + pages and w.vmas[vma].end > first:
                 first = 0
             vma = w.vmas[vma].next
         if first and first + pages <= TASK_SIZE >> 12:
             return first << 12
         while last and w.vmas[last].end > top - pages:
-            top = min(top, w.vmas[last].start)
+            top = min(top, vm_start_gap(&w.vmas[last]))
             last = w.vmas[last].prev
         return (top - pages) << 12 if top - pages >= 16 else 0
+
+    def brk(self, int pid, addr):
+        """As the system call: moves the end of the heap to `addr` if it can. -> (the break there is then, 0)"""
+        if addr >= TASK_SIZE:
+            return self.w.mms[self.w.tasks[pid].mm].brk, 0
+        self.make_room(max(0, (addr - self.w.mms[self.w.tasks[pid].mm].brk >> 12) + 1))
+        return self.call(pid, F_SYS_BRK, addr)
+
+    def remap_file_pages(self, int pid, addr, length, int prot, pgoff, int flags):
+        """As remap_file_pages(2), which is emulated since 4.0: mmap over a part of a shared mapping. pgoff in pages."""
+        start, pages = addr >> 12, length >> 12
+        if prot or not pages or start + pages >= 1 << 52 or pgoff + pages >= 1 << 64:
+            return -1, _errno.EINVAL
+        if not self.find(pid, addr):
+            return -1, _errno.EINVAL
+        if pgoff >= 1 << 40:
+            raise NotSupported(f"a file offset of {pgoff} pages")
+        self.make_room(pages)
+        return self.call(pid, F_SYS_REMAP_FILE_PAGES, start, pages, pgoff, flags & 0x10000)
+
+    def peek(self, int pid, addr, bint write):
+        """Somebody else reads or writes one byte of the process's memory through /proc/PID/mem. -> (1, 0) or EIO"""
+        if addr >= TASK_SIZE:
+            return -1, _errno.EIO
+        self.make_room(4096)
+        return self.call(self.controller, F_ACCESS_REMOTE_VM, self.w.tasks[pid].mm, addr >> 12, write)
 
     def msync(self, int pid, addr, length, int flags):
         """As msync(2): nothing is drained. MS_SYNC of a shared disk file is not modelled."""

@@ -30,3 +30,11 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_word_of_a_scenario_is_documented() -> None:
+    from fastmlock.scenario.language import CONTROLLER, PROCESS
+
+    text = (ROOT / "docs" / "scenarios.md").read_text().replace("\\|", "|")
+    for usage, _ in [*CONTROLLER.values(), *PROCESS.values()]:
+        assert f"\n| `{usage}` |" in text, usage

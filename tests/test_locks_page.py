@@ -8,6 +8,7 @@ from fastmlock.machine.costs import Costs
 from fastmlock.machine.loops import loop_machine, start_loop
 from fastmlock.machine.machine import Machine
 from fastmlock.machine.topology import Topology
+from fastmlock.series.bench import ADDRESS, Bench
 from fastmlock.state.layout import K
 from fastmlock.state.world import WorldHandle
 
@@ -90,3 +91,14 @@ def test_pages_that_share_a_queue_do_not_share_wake_ups():
     at_rest(machine)
     exits = machine.tasks["exit_ns"]
     assert exits[4] < 1.1 * MS and 2 * MS < exits[3] < 2.1 * MS
+
+
+def test_faults_wait_for_a_migration_without_taking_the_lock():
+    bench = Bench("6.1", 16, 16, "generic")
+    pids = bench.spawn_mapped(bench.file(), 16)
+    bench.begin()
+    system, machine = bench.system, bench.running.machine
+    bench.together([system.compact, *(lambda pid=pid: system.touch(pid, ADDRESS, 16, False) for pid in pids[1:])])
+    assert (machine.tasks["slept_ns"] > 0).sum() > 4        # those who found a migration entry
+    assert not (system.pages["flags"] & (K.PG_locked | K.PG_waiters)).any()
+    assert not machine.arrays["page_queues"]["head"].any() and not machine.live

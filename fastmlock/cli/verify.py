@@ -37,8 +37,10 @@ def command(arguments: argparse.Namespace) -> int:
 
     if arguments.repeats < 1:
         raise InputError(f"--repeats {arguments.repeats}: at least one run is needed")
-    scenarios = [recordings.scenario(name) if name in recordings.scenarios() and not os.path.lexists(name)
-                 else language.load(name) for name in arguments.scenario or recordings.scenarios()]
+    known = {**{name: recordings.scenario(name) for name in recordings.scenarios()},
+             **{name: scenario for name, (scenario, _) in recordings.live().items()}}
+    scenarios = [known[name] if name in known and not os.path.lexists(name) else language.load(name)
+                 for name in arguments.scenario or known]
     if arguments.kernel:
         kernels.get(arguments.kernel)
     try:

@@ -8,8 +8,8 @@ next request. What a step may not do is what a machine forbids:
 - a cpu whose task holds a spinlock, or is in the middle of one of the cpu's batches, runs nothing else, as
   preemption is off there; draining another cpu's batches counts as running on that cpu.
 
-Readers are let in beside readers even where a writer waits: the kernel's queue only removes orders, it adds none
-that this cannot show.
+A party that stands at a lock has not asked for it yet, as far as the others can tell. So readers pass a writer that
+stands there, and each order shown is one that a kernel can take: its writer was held up before it joined the queue.
 """
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -26,7 +26,7 @@ cdef enum:
 cdef inline bint can_take(Race *r, int req, int lock_class, uint32_t obj) noexcept nogil:
     cdef int i, k
     cdef HeldLock *h
-    if req == REQ_LOCK_PAGE:
+    if req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
         return not r.w.pages[obj].flags & PG_locked
     for i in range(r.n):
         for k in range(r.party[i].nr_held):
@@ -63,7 +63,8 @@ cdef inline void drop(Race *r, Party *p, int lock_class, uint32_t obj) noexcept 
 
 
 cdef inline bint is_lock(int req) noexcept nogil:
-    return req == REQ_SPIN_LOCK or req == REQ_DOWN_READ or req == REQ_DOWN_WRITE or req == REQ_LOCK_PAGE
+    return (req == REQ_SPIN_LOCK or req == REQ_DOWN_READ or req == REQ_DOWN_WRITE or req == REQ_LOCK_PAGE
+            or req == REQ_WAIT_PAGE)
 
 
 # ---- cpus
@@ -111,10 +112,12 @@ cdef void party_grant(Race *r, int i) noexcept nogil:
     cdef Party *p = &r.party[i]
     if p.pending == REQ_NONE or p.granted:
         return
+    p.granted = 1
+    if p.pending == REQ_WAIT_PAGE:      # nothing is held
+        return
     if p.pending == REQ_LOCK_PAGE:
         r.w.pages[p.pend_obj].flags |= PG_locked
     hold(r, p, p.pend_class, p.pend_obj, p.pending != REQ_DOWN_READ)
-    p.granted = 1
 
 
 cdef int party_step(Race *r, int i) noexcept nogil:

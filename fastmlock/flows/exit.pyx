@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""exit_mmap: a whole address space goes. (mm/mmap.c; the specification, section 2.8)"""
+"""exit_mmap: a whole address space goes, at exit and at exec. (mm/mmap.c; the specification, section 2.8)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.page cimport work
@@ -75,6 +75,18 @@ cdef int sys_exit(World *w, Task *t, Frame *f) noexcept nogil:
     return REQ_EXIT
 
 
+cdef int sys_exec(World *w, Task *t, Frame *f) noexcept nogil:
+    """The process goes on in the empty address space a, and the old one is torn down as at exit. Nothing of its locks is
+    inherited, not even mlockall(MCL_FUTURE); limits, user and capabilities stay."""
+    if f.pc == 0:
+        work(w, WK_SYSCALL, 1)
+        f.b = t.mm
+        t.mm = <int32_t>f.a
+        return call(w, t, f, 1, F_EXIT_MMAP, f.b)
+    return sysret(t, 0, 0)
+
+
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_EXIT_MMAP] = exit_mmap
     table[<int>F_SYS_EXIT] = sys_exit
+    table[<int>F_SYS_EXEC] = sys_exec

@@ -111,7 +111,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if not f.i:
             return REQ_ERROR
         pte = pte_get(w, f.i, entry)
-        if pte & (PTE_SWAP | PTE_MIGRATION):
+        if pte & PTE_MIGRATION:             # migration_entry_wait(), then the fault is taken again
+            return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, pte_pfn(pte))
+        if pte & PTE_SWAP:
             w.unsupported = F_FAULT
             w.error = ERR_UNSUPPORTED
             return REQ_ERROR
@@ -142,7 +144,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_ANON:
         if pte_get(w, f.i, entry):
             free_page(w, t.cpu, f.k)
-            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+            f.k = 0
+            return ask(t, f, FT_BEGIN, REQ_SPIN_UNLOCK, LK_PTL, f.i)    # somebody was faster: look again
         page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
         w.pages[f.k].flags |= PG_anon_exclusive
         w.mms[v.mm].rss += 1
@@ -179,9 +182,12 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                     return called
         return ask(t, f, FT_AROUND_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_AROUND_DONE:
-        if pte_get(w, f.i, entry):
+        pte = pte_get(w, f.i, entry)
+        if pte & PTE_PRESENT:
             return ret(t, 0)
-        f.pc = FT_PAGE
+        f.pc = FT_BEGIN if pte else FT_PAGE
+        if pte:
+            return REQ_NONE
 
     # ---- the file's page: from the page cache, or made
     if f.pc == FT_PAGE:
@@ -283,7 +289,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_WP:
         pte = pte_get(w, f.i, entry)
         if not pte & PTE_PRESENT or pte & PTE_WRITE:
-            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+            return ask(t, f, FT_BEGIN, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         f.j = 0 if pte & PTE_SPECIAL else pte_pfn(pte)
         if f.j and v.flags & VM_SHARED:
             if w.mappings[v.mapping].shmem:
@@ -390,6 +396,11 @@ cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Vma *v
     if f.pc == 1:
         f.j = find_vma(w, t.mm, f.a + f.i)
+        if f.j and w.vmas[f.j].start > f.a + f.i and w.vmas[f.j].flags & VM_GROWSDOWN:
+            return call(w, t, f, 4, F_EXPAND_STACK, f.j, f.a + f.i)
+        t.res = 0
+        f.pc = 4
+    if f.pc == 4:
         if f.j and w.vmas[f.j].start <= f.a + f.i:
             v = &w.vmas[f.j]
             if v.flags & (VM_WRITE if f.c else (VM_READ | VM_WRITE | VM_EXEC)):

@@ -61,6 +61,8 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Vma *v = &w.vmas[f.i]
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
+        w.mms[child].start_brk = w.mms[t.mm].start_brk
+        w.mms[child].brk = w.mms[t.mm].brk
         return ask(t, f, FK_LOCKED, REQ_DOWN_WRITE, LK_MMAP, t.mm)
     while True:
         if f.pc == FK_LOCKED:

@@ -93,6 +93,11 @@ cdef enum Flow:
     F_COLLAPSE_FILE         # collapse_file: a = vma, b = vpn; res = collapsed
     F_KHUGEPAGED            # one scan of everything that may be collapsed
     F_MADV_COLLAPSE         # a = vma, b = start, c = end; res = 0 or -errno
+    F_SYS_BRK               # a = the break asked for, in bytes; ret = the break
+    F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
+    F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached
+    F_SYS_EXEC              # a = the new mm
+    F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     NR_FLOWS = 256
 
 cdef enum FaultFlag:
@@ -117,6 +122,7 @@ cdef enum Errno:
     EPERM = 1
     ESRCH = 3
     EINTR = 4
+    EIO = 5
     EAGAIN = 11
     ENOMEM = 12
     EFAULT = 14

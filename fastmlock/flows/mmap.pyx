@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""mmap. (mm/mmap.c; the specification, section 2.3)"""
+"""mmap and remap_file_pages. (mm/mmap.c; the specification, section 2.3)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.page cimport work
@@ -8,9 +8,11 @@ from fastmlock.mm.vma cimport *
 cdef enum:
     MAP_SHARED = 0x01
     MAP_FIXED = 0x10
+    MAP_GROWSDOWN = 0x100
     MAP_LOCKED = 0x2000
     MAP_NORESERVE = 0x4000
     MAP_POPULATE = 0x8000
+    MAP_NONBLOCK = 0x10000
     MAP_FIXED_NOREPLACE = 0x100000
 
 cdef enum:
@@ -35,6 +37,8 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t prev, vma
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
+    if flags & MAP_GROWSDOWN:
+        vm_flags |= VM_GROWSDOWN
     if flags & MAP_NORESERVE:
         vm_flags |= VM_NORESERVE
     elif vm_flags & VM_WRITE and not vm_flags & VM_SHARED:
@@ -54,6 +58,8 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
             f.i = EPERM
         elif vm_flags & VM_LOCKED and not t.cap_ipc_lock and mm.locked_vm + (end - start) > t.rlimit_memlock >> 12:
             f.i = EAGAIN
+        elif flags & MAP_GROWSDOWN and mapping:
+            f.i = EINVAL
         if f.i:
             return ask(t, f, MM_FAILED, REQ_UP_WRITE, LK_MMAP, t.mm)
         return call(w, t, f, MM_UNMAPPED, F_UNMAP_REGION, start, end)
@@ -81,12 +87,43 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
         mm.total_vm += end - start
         if vm_flags & VM_LOCKED:
             mm.locked_vm += end - start
-        f.j = 1 if vm_flags & VM_LOCKED or flags & MAP_POPULATE else 0
+        f.j = 1 if vm_flags & VM_LOCKED or (flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE else 0
         return ask(t, f, MM_UNLOCKED, REQ_UP_WRITE, LK_MMAP, t.mm)
     if f.pc == MM_UNLOCKED:
         if f.j:
             return call(w, t, f, MM_POPULATED, F_POPULATE, start, end, 1)
     return sysret(t, f.a, f.i)
+
+
+cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
+    """Emulated: the pages [a, a + b) of a shared mapping of one file are mapped again, from file page c on, as by mmap with
+    MAP_FIXED and MAP_POPULATE (d = MAP_NONBLOCK: without). What was locked is so again, on fault or not as new mappings
+    are. i = vma."""
+    cdef Vma *v
+    cdef uint32_t vma
+    cdef int64_t flags
+    if f.pc == 0:
+        work(w, WK_SYSCALL, 1)
+        return ask(t, f, 1, REQ_DOWN_WRITE, LK_MMAP, t.mm)
+    if f.pc == 1:
+        f.i = find_vma(w, t.mm, f.a)
+        v = &w.vmas[f.i]
+        if not f.i or v.start > f.a or not v.flags & VM_SHARED:
+            return ask(t, f, 2, REQ_UP_WRITE, LK_MMAP, t.mm)
+        vma = f.i
+        while w.vmas[vma].end < f.a + f.b:
+            if (not w.vmas[vma].next or w.vmas[w.vmas[vma].next].start != w.vmas[vma].end
+                    or w.vmas[w.vmas[vma].next].mapping != v.mapping or w.vmas[w.vmas[vma].next].flags != v.flags):
+                return ask(t, f, 2, REQ_UP_WRITE, LK_MMAP, t.mm)
+            vma = w.vmas[vma].next
+        flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE | f.d | (MAP_LOCKED if v.flags & VM_LOCKED else 0)
+        call(w, t, f, 3, F_SYS_MMAP, f.a << 12, f.b << 12, <int64_t>(v.flags & VM_ACCESS_FLAGS) | flags << 32,
+             v.mapping | f.c << 20)
+        t.stack[t.depth].pc = MM_LOCKED         # mmap_lock is held already
+        return REQ_NONE
+    if f.pc == 2:
+        return sysret(t, 0, EINVAL)
+    return sysret(t, 0, t.err)
 
 
 cdef int map_loop(World *w, Task *t, Frame *f) noexcept nogil:
@@ -104,3 +141,4 @@ cdef int map_loop(World *w, Task *t, Frame *f) noexcept nogil:
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_MAP_LOOP] = map_loop
     table[<int>F_SYS_MMAP] = sys_mmap
+    table[<int>F_SYS_REMAP_FILE_PAGES] = sys_remap_file_pages

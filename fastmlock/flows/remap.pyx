@@ -151,8 +151,8 @@ cdef int64_t get_unmapped_area(World *w, uint32_t mm, int64_t pages) noexcept no
         moved = False
         vma = w.mms[mm].vma
         while vma:
-            if w.vmas[vma].start < top and w.vmas[vma].end > top - pages:
-                top = w.vmas[vma].start
+            if vm_start_gap(&w.vmas[vma]) < top and w.vmas[vma].end > top - pages:
+                top = vm_start_gap(&w.vmas[vma])
                 moved = True
                 break
             vma = w.vmas[vma].next

@@ -7,8 +7,8 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
-from fastmlock.flows cimport (drain, exit as exit_flow, fault, file, fork, gup, huge_memory, mlock, mlock_calls, mmap, munlock, oom,
-                              protect, reclaim, remap, scan, shm, split, synthetic, unmap)
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, mlock, mlock_calls, mmap,
+                              munlock, oom, protect, reclaim, remap, scan, shm, split, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -40,6 +40,7 @@ scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
 split.register(TABLE)
+brk.register(TABLE)
 synthetic.register(TABLE)
 
 
@@ -84,12 +85,13 @@ cdef int run_untimed(World *w, int task) noexcept nogil:
     cdef int req
     while True:
         req = flow_step(w, task)
-        if req == REQ_LOCK_PAGE:
+        if req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
             flags = &w.pages[t.req_obj].flags
             if flags[0] & PG_locked:
                 w.error = ERR_DEADLOCK
                 return REQ_ERROR
-            flags[0] |= PG_locked
+            if req == REQ_LOCK_PAGE:
+                flags[0] |= PG_locked
         elif req == REQ_UNLOCK_PAGE:
             w.pages[t.req_obj].flags &= ~<uint32_t>PG_locked
         elif req == REQ_DOWN_READ_TRYLOCK:

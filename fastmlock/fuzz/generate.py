@@ -43,7 +43,8 @@ HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync"}))
 LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
-                   leave_out=frozenset({"msync", "movepages", "mlockall"}))
+                   leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
+                                         "peek", "exec"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -51,6 +52,7 @@ EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0,
 class _Region:
     pages: int
     file: str | None
+    stack: bool = False
 
 
 @dataclass
@@ -136,12 +138,15 @@ class _Writer:
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
                   if self.chance(often)]
+        stack = (source == "anon" and sharing == "private" and self.chance(0.15)) or self.chance(0.01)
+        if stack and "growsdown" not in self.profile.leave_out:
+            words.append("growsdown")
         under = sorted(set.intersection(*(set(self.alive[q].regions) for q in self.members(who))))
         if under and self.chance(0.15):
             over = rng.choice(under)
             words.append(f"at={over}+{rng.randrange(max(1, self.alive[p].regions[over].pages))}")
         for q in self.members(who):
-            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source)
+            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, stack)
         return f"{who} mmap {' '.join(words)}"
 
     def range_call(self, verb: str) -> Callable[[], str | None]:
@@ -176,6 +181,43 @@ class _Writer:
         who, _, name, region = there
         off, pages = self.span(region.pages)
         return f"{who} touch {name} {off} {pages} {self.rng.choice('rww')}"
+
+    def stack(self) -> str | None:
+        """Below a mapping that grows downwards, within and beyond its limits."""
+        stacks = [(p, name) for p, process in self.alive.items() for name, region in process.regions.items()
+                  if region.stack]
+        if not stacks:
+            return None
+        p, name = self.rng.choice(stacks)
+        below = self.rng.choice((1, 1, 2, 3, 5, 8, 16, 40, 300, 2040))
+        if self.chance(0.3) and "peek" not in self.profile.leave_out:
+            return f"p{p} peek {name} {-below} {self.rng.choice('rw')}"
+        return f"p{p} touch {name} {-below} {self.rng.choice((1, 1, 2))} {self.rng.choice('rww')}"
+
+    def brk(self) -> str:
+        p = self.rng.choice(sorted(self.alive))
+        pages = self.rng.choice((0, 1, 4, *SIZES))
+        self.alive[p].regions["K"] = _Region(pages, None)
+        return f"p{p} brk K {pages}"
+
+    def remappages(self) -> str | None:
+        if (there := self.where()) is None:
+            return None
+        who, _, name, region = there
+        off, pages = self.span(region.pages)
+        words = f"{who} remappages {name} {off} {pages} {self.rng.randrange(region.pages + 1)}"
+        return words + (" nonblock" if self.chance(0.3) else "")
+
+    def peek(self) -> str | None:
+        if (there := self.where()) is None:
+            return None
+        _, p, name, region = there
+        return f"p{p} peek {name} {self.rng.randrange(-1, region.pages + 1)} {self.rng.choice('rw')}"
+
+    def exec(self) -> str:
+        p = self.rng.choice(sorted(self.alive))
+        self.alive[p].regions.clear()
+        return f"p{p} exec"
 
     def mremap(self) -> str | None:
         if (there := self.where()) is None:
@@ -271,7 +313,10 @@ class _Writer:
             "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7, self.madvise),
             "mprotect": (4, self.mprotect), "msync": (0.4, self.msync), "rlimit": (1, self.rlimit),
             "setuid": (0.7, self.setuid), "cpu": (2, self.cpu), "ldrain": (2, self.ldrain),
-            "movepages": (1, self.movepages), "fork": (2.5, self.fork), "exit": (2, self.end("exit")),
+            "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
+            "stack": (4, self.stack),
+            "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
+             "exit": (2, self.end("exit")),
             "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"),

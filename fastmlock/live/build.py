@@ -18,7 +18,7 @@ from .errors import LiveError
 FLAGS = ("-O2", "-static-pie", "-fPIE", "-nostdlib", "-ffreestanding", "-fvisibility=hidden", "-fno-jump-tables",
          "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none",
          "-fno-tree-loop-distribute-patterns", f"-DIMAGE={layout.IMAGE:#x}L", f"-DCODE_PAGES={layout.CODE_PAGES}",
-         f"-DIMAGE_PAGES={layout.IMAGE_PAGES}")
+         f"-DIMAGE_PAGES={layout.IMAGE_PAGES}", f"-DHEAP={layout.HEAP:#x}L")
 
 
 @cache

@@ -29,12 +29,19 @@ class Imaged:
 
     def spawn(self, *, cpu: int = 0) -> int:
         pid = self.system.spawn(cpu=cpu)
-        self.system.mmap(pid, IMAGE, IMAGE_PAGES * PAGE_SIZE, 7, _ANON, None, 0)
-        self.system.mmap(pid, DRAIN, PAGE_SIZE, 0, _ANON, None, 0)
-        self.system.touch(pid, IMAGE, IMAGE_PAGES, True)
+        self._lay_out(pid)
         if self.unprivileged:
             self.system.setuid(pid, NOBODY)
         return pid
+
+    def exec(self, pid: int) -> None:
+        self.system.exec(pid)
+        self._lay_out(pid)
+
+    def _lay_out(self, pid: int) -> None:
+        self.system.mmap(pid, IMAGE, IMAGE_PAGES * PAGE_SIZE, 7, _ANON, None, 0)
+        self.system.mmap(pid, DRAIN, PAGE_SIZE, 0, _ANON, None, 0)
+        self.system.touch(pid, IMAGE, IMAGE_PAGES, True)
 
     def fork(self, pid: int) -> int:
         child = self.system.fork(pid)

@@ -1,7 +1,9 @@
 """Where a worker process keeps its own memory; worker.c is compiled with these numbers."""
 from __future__ import annotations
 
-from fastmlock.scenario.system import PAGE_SIZE
+from fastmlock.scenario.system import HEAP, PAGE_SIZE
+
+__all__ = ["CODE_PAGES", "DATA", "DATA_PAGES", "DRAIN", "HEAP", "IMAGE", "IMAGE_PAGES"]
 
 IMAGE = 0x10000000
 """Address of the only VMA of a worker that it uses itself, private, anonymous and all of it written."""

@@ -5,22 +5,24 @@ import os
 import resource
 import struct
 from contextlib import suppress
+from errno import EIO
 
 from fastmlock import kernels
 from fastmlock.scenario.observe import COUNTERS
-from fastmlock.scenario.system import MAP_FIXED, MAP_SHARED, PAGE_SIZE, PROT_READ, NotSupported
+from fastmlock.scenario.system import HEAP, MAP_FIXED, MAP_SHARED, PAGE_SIZE, PROT_READ, NotSupported
 
 from . import layout, proc
 from .machine import Machine
 from .worker import OP_SYSCALL, OP_TOUCH, Worker, WorkerGone
 
-SYS = {"mmap": 9, "mprotect": 10, "munmap": 11, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28, "pread64": 17,
-       "pwrite64": 18, "fsync": 74, "ftruncate": 77, "setresuid": 117, "setresgid": 119, "mlock": 149, "munlock": 150,
-       "mlockall": 151, "munlockall": 152, "setrlimit": 160, "fadvise64": 221, "exit_group": 231, "move_pages": 279,
-       "fallocate": 285, "mlock2": 325}
+SYS = {"mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26,
+       "mincore": 27, "madvise": 28, "fsync": 74, "ftruncate": 77, "setresuid": 117, "setresgid": 119, "mlock": 149,
+       "munlock": 150, "mlockall": 151, "munlockall": 152, "setrlimit": 160, "remap_file_pages": 216, "fadvise64": 221,
+       "exit_group": 231, "move_pages": 279, "fallocate": 285, "mlock2": 325}
 """x86-64 numbers of the system calls that a worker makes."""
 RLIMIT_MEMLOCK, MADV_WILLNEED, MADV_PAGEOUT, POSIX_FADV_DONTNEED = 8, 3, 21, 4
 PUNCH_HOLE_KEEP_SIZE, MPOL_MF_MOVE = 3, 2
+STACK_LIMIT = 8 << 20
 OBSERVERS = 0x20000000000
 """Where the controller maps the files that it watches with mincore(), which neither touches nor counts them."""
 OBSERVER_STEP = 0x10000000
@@ -108,6 +110,8 @@ class LiveSystem:
         self._workers[worker.pid] = worker
         os.sched_setaffinity(worker.pid, {self._real_cpu[cpu]})
         worker.request(OP_TOUCH, 0, (0, 0, 0))         # it has laid itself out
+        with suppress(ValueError, OSError):
+            resource.prlimit(worker.pid, resource.RLIMIT_STACK, (STACK_LIMIT, STACK_LIMIT))
         soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_MEMLOCK)
         if (soft, hard) != (self._limit, self._limit):
             limit = self._limit if self.machine.root or hard < 0 else min(self._limit, hard)
@@ -138,6 +142,10 @@ class LiveSystem:
             self._reap(pid)
         return pid in self._workers
 
+    def exec(self, pid: int) -> None:
+        self._forget()
+        self._workers[pid].exec()
+
     def set_cpu(self, pid: int, cpu: int) -> None:
         os.sched_setaffinity(pid, {self._real_cpu[cpu]})
 
@@ -160,6 +168,23 @@ class LiveSystem:
              offset: int) -> tuple[int, int]:
         fd = None if file is None else self._files[file][0]
         return self._call(pid, "mmap", addr, length, prot, flags, -1, offset, fd=fd, fd_arg=4)
+
+    def brk(self, pid: int, addr: int) -> tuple[int, int]:
+        if self._call(pid, "brk", 0)[0] < HEAP:
+            raise NotSupported("a heap on a live machine where prctl(PR_SET_MM_MAP) is refused")
+        return self._call(pid, "brk", addr)
+
+    def remap_file_pages(self, pid: int, addr: int, length: int, prot: int, pgoff: int, flags: int) -> tuple[int, int]:
+        return self._call(pid, "remap_file_pages", addr, length, prot, pgoff, flags)
+
+    def peek(self, pid: int, addr: int, write: bool) -> tuple[int, int]:
+        fd = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+        try:
+            if addr >= 1 << 63:
+                return -1, EIO
+            return self._control("pwrite64" if write else "pread64", 0, layout.DATA, 1, addr, fd=fd)
+        finally:
+            os.close(fd)
 
     def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
         return self._call(pid, "munmap", addr, length)

@@ -5,7 +5,7 @@
  * PROT_NONE page behind it (for local drains). Everything else that exec gave it is unmapped. So a model can be
  * given the same pages (fastmlock/live/image.py), and mlockall() and fork() compare to the last page.
  *
- * Built by build.py:  gcc -O2 -static -nostdlib -ffreestanding ... -DIMAGE=... -DCODE_PAGES=... -DIMAGE_PAGES=...
+ * Built by build.py:  gcc -O2 -static -nostdlib -ffreestanding ... -DIMAGE=... -DCODE_PAGES=... -DIMAGE_PAGES=... -DHEAP=...
  */
 #define _GNU_SOURCE
 #include <stddef.h>
@@ -173,8 +173,19 @@ KEPT static void serve(void)
 __attribute__((noreturn, used)) static void begin(void)
 {
 	long size = IMAGE_PAGES * PAGE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+	/* where the heap begins; if the kernel does not allow it, brk answers from elsewhere, and the caller sees that */
+	struct { unsigned long code[2], data[2], brk[2], stack, args[2], env[2]; void *auxv; unsigned size, exe; } map;
+	map.code[0] = map.args[0] = map.args[1] = map.env[0] = map.env[1] = IMAGE;
+	map.code[1] = map.data[0] = DATA;
+	map.data[1] = map.stack = IMAGE_END;
+	map.brk[0] = map.brk[1] = HEAP;
+	map.auxv = 0;
+	map.size = 0;
+	map.exe = -1;
 	if (__stop_worker - __start_worker > CODE_PAGES * PAGE)
 		stop(97);
+	sys(SYS_close_range, CHANNEL + 1, ~0U, 0, 0, 0, 0);	/* after an exec: the file it came from */
+	sys(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (long)&map, sizeof map, 0, 0);
 	sys(SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
 	sys(SYS_prctl, PR_SET_NAME, (long)"fastmlock-work", 0, 0, 0, 0);
 	if (sys(SYS_mmap, IMAGE, size, PROT_READ | PROT_WRITE | PROT_EXEC, flags, -1, 0) != IMAGE
@@ -184,7 +195,9 @@ __attribute__((noreturn, used)) static void begin(void)
 		*(volatile char *)(IMAGE + at) = 0;
 	for (char *from = __start_worker, *to = (char *)IMAGE; from < __stop_worker;)
 		*(volatile char *)to++ = *from++;
-	long entry = IMAGE + ((char *)serve - __start_worker);
+	long entry;
+	__asm__("lea serve(%%rip), %0" : "=r"(entry));		/* no relocations are done here */
+	entry += IMAGE - (long)__start_worker;
 	__asm__ volatile("mov %0, %%rsp; call *%1" :: "r"(IMAGE_END), "r"(entry));
 	__builtin_unreachable();
 }

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from . import layout
 from .build import worker_fd
 from .errors import LiveError
 
@@ -18,6 +19,7 @@ OP_SYSCALL, OP_TOUCH, OP_FORK = range(3)
 _REQUEST, _REPLY = struct.Struct("=10q"), struct.Struct("=2q")
 _MASK, _SIGN = 2**64 - 1, 2**63
 SECONDS_TO_END = 30.0
+SYS_EXECVEAT, _AT_EMPTY_PATH = 322, 0x1000
 
 
 _ADDR_NO_RANDOMIZE, _QUERY = 0x0040000, 0xFFFFFFFF
@@ -77,16 +79,20 @@ class Worker:
         child.request(OP_TOUCH, 0, (0, 0, 0))
         return child
 
+    def exec(self) -> None:
+        """The process executes the worker anew. Its own memory is laid out when this returns."""
+        argv = layout.DATA + 16
+        data = struct.pack("=16s3q", b"", layout.DATA, 0, 0)
+        self._send(OP_SYSCALL, SYS_EXECVEAT, (0, layout.DATA, argv, argv + 8, _AT_EMPTY_PATH), data=data,
+                   fd=worker_fd(), fd_arg=0)
+        ret, _, _ = self.request(OP_TOUCH, 0, (0, 0, 0))
+        if ret < 0:
+            raise OSError(-ret, os.strerror(-ret))
+
     def request(self, op: int, number: int, args: tuple[int, ...], *, data: bytes = b"", fd: int | None = None,
                 fd_arg: int = 4, answer: int = 0) -> tuple[int, int, bytes]:
         """-> value (negative errno on failure), signal, `answer` bytes of the data page. Raises `WorkerGone`."""
-        words = [(arg & _MASK ^ _SIGN) - _SIGN for arg in args]
-        message = _REQUEST.pack(op, number, *words, *[0] * (6 - len(words)), fd_arg, answer) + data
-        rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        try:
-            self.channel.sendmsg([message], rights)
-        except OSError:
-            raise WorkerGone from None
+        self._send(op, number, args, data=data, fd=fd, fd_arg=fd_arg, answer=answer)
         ready = dict(self.poll.poll())
         if not ready.get(self.channel.fileno(), 0) & select.POLLIN:
             raise WorkerGone
@@ -95,6 +101,16 @@ class Worker:
             raise WorkerGone
         ret, sig = _REPLY.unpack_from(reply)
         return ret, sig, reply[_REPLY.size:]
+
+    def _send(self, op: int, number: int, args: tuple[int, ...], *, data: bytes = b"", fd: int | None = None,
+              fd_arg: int = 4, answer: int = 0) -> None:
+        words = [(arg & _MASK ^ _SIGN) - _SIGN for arg in args]
+        message = _REQUEST.pack(op, number, *words, *[0] * (6 - len(words)), fd_arg, answer) + data
+        rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        try:
+            self.channel.sendmsg([message], rights)
+        except OSError:
+            raise WorkerGone from None
 
     def ended(self) -> bool:
         return any(fd == self.pidfd for fd, _ in self.poll.poll(0))

@@ -21,7 +21,7 @@ from fastmlock.machine.watchdog cimport watchdog
 from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, REQ_DELAY, REQ_DONE, REQ_DOWNGRADE,
                                     REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE, REQ_ERROR, REQ_EXIT,
                                     REQ_LOCK_PAGE, REQ_RESCHED, REQ_SPIN_LOCK, REQ_SPIN_UNLOCK,
-                                    REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WORK, Task, World)
+                                    REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WAIT_PAGE, REQ_WORK, Task, World)
 
 
 cdef extern from *:
@@ -177,9 +177,10 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
     r.wait_obj = t.req_obj
     if req == REQ_SPIN_UNLOCK:
         return spin_unlock(m, cpu, r, t_ns)
-    r.wait_write = req != REQ_DOWN_READ and req != REQ_UP_READ and req != REQ_DOWN_READ_TRYLOCK
+    r.wait_write = (req != REQ_DOWN_READ and req != REQ_UP_READ and req != REQ_DOWN_READ_TRYLOCK
+                    and req != REQ_WAIT_PAGE)
     if m.traits.rwsem_bias | m.traits.i_mmap_split and req != REQ_SPIN_LOCK and req != REQ_LOCK_PAGE \
-            and req != REQ_UNLOCK_PAGE:
+            and req != REQ_UNLOCK_PAGE and req != REQ_WAIT_PAGE:
         if req == REQ_DOWN_READ or req == REQ_DOWN_WRITE or req == REQ_DOWN_READ_TRYLOCK:
             r.waiting = 1
             r.wait_ns = t_ns
@@ -203,7 +204,7 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
             end_ns = down_read(m, cpu, task, t_ns)
         elif req == REQ_DOWN_WRITE:
             end_ns = down_write(m, cpu, task, t_ns)
-        elif req == REQ_LOCK_PAGE:
+        elif req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
             end_ns = lock_page(m, cpu, task, t_ns)
         elif req == REQ_DOWN_READ_TRYLOCK:
             end_ns = down_read_trylock(m, cpu, task, t_ns)

@@ -2,7 +2,8 @@
 """The page lock (specification 6.2): PG_locked in the page's flags, sleepers in 256 hashed wait queues.
 
 Unlocking wakes one exclusive waiter, who must still win the bit; after `page_unfairness` lost tries a waiter
-queues as one to whom the bit is handed directly. Unrelated pages may share a queue; each queue has a spinlock.
+queues as one to whom the bit is handed directly. Who only waits for the bit to clear is woken with the first exclusive
+waiter and takes nothing. Unrelated pages may share a queue; each queue has a spinlock.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.machine.core cimport account, cpu_at, line_owner, line_rmw, stat_acquired, stat_released
@@ -29,16 +30,20 @@ cdef inline int64_t page_rmw(Mach *m, uint32_t page, int cpu, int64_t t_ns) noex
 
 cdef int64_t page_acquired(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
     cdef TaskRec *r = &m.tasks[task]
+    r.waiting = 0
+    if not r.wait_write:
+        return t_ns
     stat_acquired(m, LK_PAGE, 1, line_owner(m.pages[r.wait_obj]) != cpu, r.contended, t_ns - r.wait_ns)
     r.held_ns[<int> LK_PAGE] = t_ns
-    r.waiting = 0
     return t_ns
 
 
-cdef inline bint try_lock(Mach *m, uint32_t page) noexcept nogil:
-    if m.w.pages[page].flags & PG_locked:
+cdef inline bint try_lock(Mach *m, TaskRec *r) noexcept nogil:
+    """The bit is clear, and who wants it has it now."""
+    if m.w.pages[r.wait_obj].flags & PG_locked:
         return False
-    m.w.pages[page].flags |= PG_locked
+    if r.wait_write:
+        m.w.pages[r.wait_obj].flags |= PG_locked
     return True
 
 
@@ -70,7 +75,7 @@ cdef int64_t queue(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
     r.granted = 0
     r.woken = 0
     t_ns += m.costs.page_queue_ns
-    if try_lock(m, r.wait_obj):
+    if try_lock(m, r):
         page_acquired(m, cpu, task, t_ns)
         return queued_spin_unlock(m, &q.lock, &q.lock.line, cpu, t_ns)
     wait_add(m, &q.head, &q.tail, task)
@@ -82,19 +87,21 @@ cdef int64_t queue(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
 
 
 cdef int64_t wake_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
-    """Under the queue's lock: wake the first waiter of this page, handing it the bit if it is owed."""
+    """Under the queue's lock: wake who only waits for this page, up to and with the first who wants its lock, handing it
+    the bit if it is owed."""
     cdef uint32_t page = m.tasks[task].wait_obj
     cdef WaitQueue *q = queue_of(m, page)
     cdef TaskRec *w
-    cdef int waiter = q.head - 1
+    cdef int next_waiter, waiter = q.head - 1
     cdef bint match = False
     while waiter >= 0:
         w = &m.tasks[waiter]
+        next_waiter = w.wait_next - 1
         t_ns += m.costs.rwsem_scan_ns
         if w.wait_obj == page:
             match = True
-            if w.unfairness < 0:
-                if not try_lock(m, page):
+            if w.wait_write and w.unfairness < 0:
+                if not try_lock(m, w):
                     break
                 w.granted = 1
                 w.ready_ns = t_ns
@@ -102,8 +109,9 @@ cdef int64_t wake_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
             account(m, cpu, t_ns, ACC_PAGE_SPIN)
             t_ns = wake_up(m, waiter, t_ns)
             account(m, cpu, t_ns, ACC_SWITCH)
-            break
-        waiter = w.wait_next - 1
+            if w.wait_write:
+                break
+        waiter = next_waiter
     if not match or not q.head:
         t_ns = page_rmw(m, page, cpu, t_ns)
         m.w.pages[page].flags &= ~<uint32_t> PG_waiters
@@ -111,10 +119,11 @@ cdef int64_t wake_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
 
 
 cdef int64_t lock_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
-    """lock_page(): returns when the task holds the page's lock, or WAIT. Sets PG_locked."""
+    """lock_page(), which sets PG_locked; or, for a task with `wait_write` clear, wait_on_page_locked(). Returns when the
+    task has what it wants, or WAIT."""
     cdef TaskRec *r = &m.tasks[task]
     t_ns = page_rmw(m, r.wait_obj, cpu, t_ns)
-    if try_lock(m, r.wait_obj):
+    if try_lock(m, r):
         return page_acquired(m, cpu, task, t_ns)
     r.contended = 1
     r.unfairness = m.traits.page_unfairness
@@ -142,12 +151,12 @@ cdef int64_t pagelock_event(Mach *m, int cpu, int task, int64_t t_ns) noexcept n
     if not r.woken:
         sched_sleep(m, cpu, t_ns, ACC_PAGE_SLEEP)
         return WAIT
-    if r.granted:
+    if r.granted or not r.wait_write:
         t_ns = max(t_ns, r.ready_ns)
         account(m, cpu, t_ns, ACC_PAGE_SPIN)
         return page_acquired(m, cpu, task, t_ns)
     t_ns = page_rmw(m, r.wait_obj, cpu, t_ns)
     account(m, cpu, t_ns, ACC_PAGE_LINE)
-    if try_lock(m, r.wait_obj):
+    if try_lock(m, r):
         return page_acquired(m, cpu, task, t_ns)
     return section_begin(m, cpu, task, S_QUEUE, t_ns + m.costs.page_slow_ns)

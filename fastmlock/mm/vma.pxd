@@ -8,6 +8,16 @@ cdef inline int64_t vma_pages(Vma *vma) noexcept nogil:
 
 
 
+# the heap of a new address space begins at byte 1 << HEAP_SHIFT (fastmlock.scenario.system.HEAP)
+cdef enum:
+    HEAP_SHIFT = 43
+
+
+cdef inline int64_t vm_start_gap(Vma *vma) noexcept nogil:
+    """Where the place ends that others may take below a vma."""
+    return vma.start - STACK_GUARD_GAP if vma.flags & VM_GROWSDOWN else vma.start
+
+
 cdef uint32_t mm_alloc(World *w) noexcept nogil
 cdef void mm_free(World *w, uint32_t mm) noexcept nogil
 cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint64_t flags, int64_t pgoff,

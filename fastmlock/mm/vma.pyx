@@ -27,6 +27,7 @@ cdef uint32_t mm_alloc(World *w) noexcept nogil:
     m.map_count = 0
     m.users = 1
     m.exiting = 0
+    m.start_brk = m.brk = <int64_t>1 << HEAP_SHIFT
     return mm
 
 

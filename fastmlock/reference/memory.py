@@ -1,9 +1,10 @@
 """mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
 from __future__ import annotations
 
-from . import filemap, huge_memory, mlock, rmap, shmem, swap
+from . import brk, filemap, huge_memory, mlock, rmap, shmem, swap
 from .state import (
     PTRS_PER_PTE,
+    VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
     VM_MIXEDMAP,
@@ -17,6 +18,7 @@ from .state import (
     Mm,
     Page,
     Pte,
+    Task,
     Vma,
     pmd_start,
 )
@@ -251,9 +253,13 @@ def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_co
 
 
 # ---------------------------------------------------------------- the user's own access
-def user_access(k: Kernel, mm: Mm, addr: int, write: bool) -> int:
-    """One load or store; the hardware sets young and dirty where the pte permits. -> 0 or the signal"""
-    vma = mm.lookup(addr)
+def user_access(k: Kernel, task: Task, addr: int, write: bool) -> int:
+    """One load or store; the hardware sets young and dirty where the pte permits. A stack grows before it is asked
+    whether the access is allowed. -> 0 or the signal"""
+    mm = task.mm
+    vma = mm.find_vma(addr)
+    if vma is not None and vma.start > addr and (not vma.flags & VM_GROWSDOWN or brk.expand_downwards(task, vma, addr)):
+        return SIGSEGV
     if vma is None or (not vma.flags & VM_WRITE if write else not vma.accessible):
         return SIGSEGV
     pte = mm.huge_pmd(addr) or mm.ptes.get(addr)

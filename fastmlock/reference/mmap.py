@@ -10,6 +10,7 @@ from .state import (
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTCOPY,
+    VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
     VM_LOCKED_MASK,
@@ -200,6 +201,8 @@ def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File
         return EPERM
     if not mlock_future_check(task, flags, pages):
         return EAGAIN
+    if flags & VM_GROWSDOWN and file is not None:
+        return EINVAL
     if fixed and (err := do_munmap(k, mm, addr, addr + pages)):
         return err
     if flags & VM_WRITE and not flags & (VM_SHARED | VM_NORESERVE):
@@ -219,6 +222,24 @@ def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File
         vma = Vma(mm, addr, addr + pages, flags, pgoff, file)
         _insert_vm_struct(vma)
     return vma
+
+
+def remap_file_pages(k: Kernel, task: Task, start: int, pages: int, pgoff: int, *, nonblock: bool) -> int:
+    """Emulated: mmap over vmas of one file that follow each other. Their lock is kept, but not that it was on fault. ->
+    errno"""
+    mm = task.mm
+    vma = mm.lookup(start)
+    if vma is None or vma.private:
+        return EINVAL
+    last = vma
+    while last.end < start + pages:
+        following = mm.next(last)
+        if (following is None or following.start != last.end or following.file is not vma.file
+                or following.flags != vma.flags):
+            return EINVAL
+        last = following
+    return do_mmap(k, task, start, pages, calc_vm_flags(vma.flags, shared=True), vma.file, pgoff, fixed=True,
+                   noreplace=False, map_locked=bool(vma.flags & VM_LOCKED), populate=not nonblock)
 
 
 # ---------------------------------------------------------------- munmap, exit
@@ -280,7 +301,7 @@ def exit_mmap(k: Kernel, mm: Mm) -> None:
 # ---------------------------------------------------------------- fork
 def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     """The child's vmas are unlocked, its locked_vm is 0, and def_flags keep only VM_NOHUGEPAGE."""
-    child = Mm(def_flags=parent.def_flags & VM_NOHUGEPAGE)
+    child = Mm(def_flags=parent.def_flags & VM_NOHUGEPAGE, brk=parent.brk)
     for vma in parent.vmas:
         if vma.flags & VM_DONTCOPY:
             continue

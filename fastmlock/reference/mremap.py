@@ -4,6 +4,7 @@ from __future__ import annotations
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from . import gup, huge_memory, mmap, rmap
+from .brk import vm_start_gap
 from .state import (
     PTRS_PER_PTE,
     VM_DONTEXPAND,
@@ -134,8 +135,8 @@ def _vma_expandable(mm: Mm, vma: Vma, delta: int) -> bool:
 def get_unmapped_area(mm: Mm, pages: int) -> int:
     """Some free place below the regions of a scenario; the real choice depends on the whole process."""
     top = (0x100000000000 >> 12) - 0x10001      # at the end of a 2 MiB table, like mmap_base without randomisation
-    while any(v.start < top and v.end > top - pages for v in mm.vmas):
-        top = min(v.start for v in mm.vmas if v.start < top and v.end > top - pages)
+    while any(vm_start_gap(v) < top and v.end > top - pages for v in mm.vmas):
+        top = min(vm_start_gap(v) for v in mm.vmas if vm_start_gap(v) < top and v.end > top - pages)
     return top - pages
 
 

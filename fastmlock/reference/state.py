@@ -9,11 +9,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ..scenario.system import HEAP
 from .traits import Traits
 
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
 VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 0x10, 0x20, 0x40, 0x80
-VM_PFNMAP, VM_LOCKED, VM_IO = 0x400, 0x2000, 0x4000
+VM_GROWSDOWN, VM_PFNMAP, VM_LOCKED, VM_IO = 0x100, 0x400, 0x2000, 0x4000
 VM_SEQ_READ, VM_RAND_READ, VM_DONTCOPY, VM_DONTEXPAND = 0x8000, 0x10000, 0x20000, 0x40000
 VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE, VM_HUGETLB = 0x80000, 0x100000, 0x200000, 0x400000
 VM_WIPEONFORK, VM_MIXEDMAP = 0x2000000, 0x10000000
@@ -208,6 +209,7 @@ class Mm:
     locked_vm: int = 0
     dontunmapped: bool = False              # MREMAP_DONTUNMAP left locked_vm above what is locked
     def_flags: int = 0
+    brk: int = HEAP                         # in bytes
 
     @property
     def total_vm(self) -> int:

@@ -6,13 +6,31 @@ from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
-from . import filemap, gup, huge_memory, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, truncate, vmscan
+from . import (
+    brk,
+    filemap,
+    gup,
+    huge_memory,
+    madvise,
+    memory,
+    migrate,
+    mlock,
+    mmap,
+    mremap,
+    shmem,
+    swap,
+    truncate,
+    vmscan,
+)
 from .state import (
     HPAGE_PMD_NR,
+    VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKED_MASK,
     VM_LOCKONFAULT,
     VM_NORESERVE,
+    VM_READ,
+    VM_WRITE,
     Batches,
     File,
     Kernel,
@@ -91,6 +109,13 @@ class ReferenceSystem:
         mmap.exit_mmap(self.k, task.mm)
         self._user_mode_again()
 
+    def exec(self, pid: int) -> None:
+        """A new address space; the old one goes as at exit. Limit, user and capabilities stay."""
+        task = self._enter(pid)
+        old, task.mm = task.mm, Mm()
+        mmap.exit_mmap(self.k, old)
+        self._user_mode_again()
+
     def set_cpu(self, pid: int, cpu: int) -> None:
         self._tasks[pid].cpu = cpu
 
@@ -132,6 +157,7 @@ class ReferenceSystem:
             backing, pgoff = File(-1, "shmem", pages), 0
             self._shared_anon.append(backing)
         vm_flags = mmap.calc_vm_flags(prot, shared) | (VM_NORESERVE if flags & abi.MAP_NORESERVE else 0)
+        vm_flags |= VM_GROWSDOWN if flags & abi.MAP_GROWSDOWN else 0
         err = mmap.do_mmap(self.k, task, start, pages, vm_flags, backing, pgoff,
                            fixed=bool(flags & abi.MAP_FIXED), noreplace=bool(flags & abi.MAP_FIXED_NOREPLACE),
                            map_locked=bool(flags & abi.MAP_LOCKED), populate=bool(flags & abi.MAP_POPULATE))
@@ -188,6 +214,29 @@ class ReferenceSystem:
         if not pages:
             return OK
         return _answer(madvise.do_madvise(self.k, task.mm, start, start + pages, advice))
+
+    def brk(self, pid: int, addr: int) -> tuple[int, int]:
+        return brk.brk(self.k, self._enter(pid), addr), 0
+
+    def remap_file_pages(self, pid: int, addr: int, length: int, prot: int, pgoff: int, flags: int) -> tuple[int, int]:
+        task = self._enter(pid)
+        start, pages = addr >> PAGE_SHIFT, length >> PAGE_SHIFT
+        if prot or not pages or start + pages >= 1 << 52:
+            return -1, EINVAL
+        err = mmap.remap_file_pages(self.k, task, start, pages, pgoff, nonblock=bool(flags & abi.MAP_NONBLOCK))
+        self._user_mode_again()
+        return _answer(err)
+
+    def peek(self, pid: int, addr: int, write: bool) -> tuple[int, int]:
+        """The controller looks at a page of the process through /proc/PID/mem."""
+        controller = self._enter(self.controller)
+        mm, page = self._tasks[pid].mm, addr >> PAGE_SHIFT
+        vma = mm.find_vma(page)
+        if vma is not None and (page >= vma.start or vma.flags & VM_GROWSDOWN) and not (
+                vma.flags & (VM_WRITE if write else VM_READ)):
+            raise NotSupported("a look from outside at memory that the process itself may not use so")
+        err = brk.access_remote_vm(self.k, controller, mm, page, write)
+        return (-1, err) if err else (1, 0)
 
     def msync(self, pid: int, addr: int, length: int, flags: int) -> tuple[int, int]:
         """No drain. MS_SYNC of a shared disk file writes its pages; MS_INVALIDATE refuses locked vmas."""
@@ -276,7 +325,7 @@ class ReferenceSystem:
     def touch(self, pid: int, addr: int, pages: int, write: bool) -> tuple[int, int]:
         task = self._enter(pid)
         for done in range(pages):
-            if signal := memory.user_access(self.k, task.mm, (addr >> PAGE_SHIFT) + done, write):
+            if signal := memory.user_access(self.k, task, (addr >> PAGE_SHIFT) + done, write):
                 return done, signal
             if write:                                # the low byte of the position
                 memory.store(task.mm, (addr >> PAGE_SHIFT) + done, bool(done & 255))

@@ -81,6 +81,8 @@ class Traits:
     pt_reclaim: bool = False                # 6.14: MADV_DONTNEED of all that a page table covers frees the table
     cow_reuse_large: bool = False           # 6.15: a THP all of whose references are one mm's ptes is not copied
     mlock_whole_folio: bool = False         # 6.17: adding all ptes of a THP at once mlocks it
+    brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
+    gup_populates_stack: bool = True        # to 6.4: a locked stack that get_user_pages() extends is populated
     random_is_old: bool = False             # 6.3: zapping a MADV_RANDOM vma marks nothing accessed either
 
 
@@ -101,11 +103,13 @@ def _table() -> dict[str, Traits]:
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
-                  remove_maywrite=True, drop_caches_drains=True, mremap_positive_efault=False, pread_marks_next=True)
+                  remove_maywrite=True, drop_caches_drains=True, mremap_positive_efault=False, pread_marks_next=True,
+                  brk_finds_vma=True)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    large_folio=True, folio_page_flags=True, huge_pmd_accessed=True, split_zeroes=True,
-                   populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True)
+                   populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
+                   gup_populates_stack=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, mlock_whole_folio=True,

@@ -187,6 +187,34 @@ class Touch(ProcessCommand):
 
 
 @dataclass(frozen=True, slots=True)
+class Brk(ProcessCommand):
+    """The heap, which is the region of this name from now on, shall have so many pages. Not the recorder's."""
+
+    region: str
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemapPages(ProcessCommand):
+    """remap_file_pages. Not the recorder's."""
+
+    region: str
+    offset: int
+    pages: int
+    file_offset: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peek(ProcessCommand):
+    """The controller reads or writes a page of the process through /proc/PID/mem. Not the recorder's."""
+
+    region: str
+    offset: int
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Mremap(ProcessCommand):
     region: str
     offset: int
@@ -252,6 +280,11 @@ class MovePages(ProcessCommand):
 @dataclass(frozen=True, slots=True)
 class Fork(ProcessCommand):
     child: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exec(ProcessCommand):
+    """execve, and a drain: the process begins anew without regions. Not the recorder's."""
 
 
 @dataclass(frozen=True, slots=True)

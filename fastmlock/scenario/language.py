@@ -19,8 +19,8 @@ from . import commands as c
 from . import races
 from .commands import Command, Scenario
 from .system import (
-    MAP_LOCKED, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
-    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE,
+    MAP_GROWSDOWN, MAP_LOCKED, MAP_NONBLOCK, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT,
+    MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE,
 )
 from .words import (
     INT_MAX, INT_MIN, LONG_MAX, LONG_MIN, ScenarioError, Words, Wrong, name, number, one_line, processes, quoted,
@@ -82,6 +82,11 @@ class _Known:
                 raise Wrong(f"p{child} is alive when p{p} forks it",
                              "let it exit before, or fork another number")
             new.alive, new.regions = True, set(parent.regions)
+
+    def exec(self, procs: range) -> None:
+        for p in procs:
+            if self.processes[p].alive:
+                self.processes[p].regions.clear()
 
     def gone(self, procs: range) -> None:
         for p in procs:
@@ -173,7 +178,8 @@ def _mmap(at: In, words: Words, known: _Known) -> Command:
         under, plus, distance = values["at"].partition("+")
         over = (known.region(at[2], under),
                 number(distance, "the offset after +", LONG_MIN // PAGE_SIZE, LONG_MAX // PAGE_SIZE) if plus else 0)
-    flags = words.options({"locked": MAP_LOCKED, "populate": MAP_POPULATE, "noreserve": MAP_NORESERVE})
+    flags = words.options({"locked": MAP_LOCKED, "populate": MAP_POPULATE, "noreserve": MAP_NORESERVE,
+                           "growsdown": MAP_GROWSDOWN})
     known.new_region(at[2], region)
     return c.Mmap(*at, region, file, shared, prot, offset, pages, flags, over)
 
@@ -212,6 +218,22 @@ def _mremap(at: In, words: Words, known: _Known) -> Command:
         raise words.wrong(f"{quoted(names[1])} is a second new name")
     target = name(names[0], "the new region's name") if names else region
     return c.Mremap(*at, region, offset, old, new, words.options(bits), known.new_region(at[2], target))
+
+
+def _brk(at: In, words: Words, known: _Known) -> Command:
+    region = words.name("the heap's name")
+    return c.Brk(*at, known.new_region(at[2], region), words.number("the number of pages", 0, c.MAX_PAGES))
+
+
+def _remap_pages(at: In, words: Words, known: _Known) -> Command:
+    where = _pages_of(at, words, known)
+    file_offset = words.number("the offset in the file in pages", 0, FAR_PAGES)
+    return c.RemapPages(*at, *where, file_offset, words.options({"nonblock": MAP_NONBLOCK}))
+
+
+def _peek(at: In, words: Words, known: _Known) -> Command:
+    region = known.region(at[2], words.take("the region's name"))
+    return c.Peek(*at, region, words.pages("the offset in pages"), words.choice("the access", ("r", "w")) == "w")
 
 
 def _madvise(at: In, words: Words, known: _Known) -> Command:
@@ -255,6 +277,11 @@ def _fork(at: In, words: Words, known: _Known) -> Command:
     return c.Fork(*at, child.start)
 
 
+def _exec(at: In, words: Words, known: _Known) -> Command:
+    known.exec(at[2])
+    return c.Exec(*at)
+
+
 def _exit(at: In, words: Words, known: _Known) -> Command:
     known.gone(at[2])
     return c.Exit(*at)
@@ -287,7 +314,8 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "race": (races.USAGE, _race),
 }
 PROCESS: dict[str, tuple[str, _ProcessParser]] = {
-    "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [at=R2+K]", _mmap),
+    "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [growsdown] "
+             "[at=R2+K]", _mmap),
     "mlock": ("pJ mlock R OFF N [byteoff=B] [bytes=B]", _range_call("mlock")),
     "mlock2": ("pJ mlock2 R OFF N onfault|flags=X [byteoff=B] [bytes=B]", _range_call("mlock2")),
     "munlock": ("pJ munlock R OFF N [byteoff=B] [bytes=B]", _range_call("munlock")),
@@ -295,6 +323,9 @@ PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "mlockall": ("pJ mlockall current|future|onfault...", _mlockall),
     "munlockall": ("pJ munlockall", lambda at, *_: c.MunlockAll(*at)),
     "touch": ("pJ touch R OFF N r|w", _touch),
+    "brk": ("pJ brk R N", _brk),
+    "remappages": ("pJ remappages R OFF N FILEOFF [nonblock]", _remap_pages),
+    "peek": ("pJ peek R OFF r|w", _peek),
     "mremap": ("pJ mremap R OFF N NEWN [maymove] [move] [dontunmap] [R2]", _mremap),
     "madvise": ("pJ madvise R OFF N ADVICE", _madvise),
     "mprotect": ("pJ mprotect R OFF N none|r|rw", _mprotect),
@@ -305,6 +336,7 @@ PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "ldrain": ("pJ ldrain", lambda at, *_: c.LocalDrain(*at)),
     "movepages": ("pJ movepages R OFF", _move_pages),
     "fork": ("pJ fork pK", _fork),
+    "exec": ("pJ exec", _exec),
     "exit": ("pJ exit", _exit),
     "kill": ("pJ kill", _kill),
 }

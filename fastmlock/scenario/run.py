@@ -19,7 +19,7 @@ from .image import STACKS, Host, Image, Stack
 from .language import ScenarioError
 from .observe import File, Observer, Region, changes
 from .system import (
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, NotSupported, PAGE_SIZE,
+    HEAP, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, NotSupported, PAGE_SIZE,
     SystemUnderTest,
 )
 
@@ -67,7 +67,8 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them; `real`
+    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them and no
+    process does what the recorder's cannot (exec); `real`
     are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
     by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
     the cache is unknown again, so that records do not depend on which frames the kernel gives out. `watch` is called
@@ -110,7 +111,7 @@ class Runner:
         self.observer = Observer(system, self.files, forget_lost=forget_lost)
         self.next_address = FIRST_ADDRESS
         self.image: Image | None = None
-        if image and isinstance(system, Host):
+        if image and isinstance(system, Host) and not any(isinstance(one, c.Exec) for one in scenario.commands):
             self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
 
     def start(self) -> dict[str, int]:
@@ -166,6 +167,8 @@ class Runner:
             return self._gone(process)
         if isinstance(command, c.Mmap):
             return self._mmap(command, number, process)
+        if isinstance(command, c.Brk):
+            return self._brk(command, process)
         region = self._region(command, number, process)
         if isinstance(command, c.Mremap) and region is not None:
             return self._mremap(command, process, region)
@@ -173,6 +176,8 @@ class Runner:
             return DEAD
         if isinstance(command, c.Fork):
             return self._fork(command, process, process.pid)
+        if isinstance(command, c.Exec):
+            return self._exec(process, process.pid)
         if region is not None:
             if self.image and isinstance(command, c.Touch):
                 self.image.touch(process.pid)
@@ -200,6 +205,13 @@ class Runner:
     def _fork(self, command: c.Fork, process: _Process, pid: int) -> Reply:
         child = self.image.fork(pid) if self.image else self.system.fork(pid)
         self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
+        return Reply()
+
+    def _exec(self, process: _Process, pid: int) -> Reply:
+        """A real loader's pages have passed through the batches when it is done: so all is drained behind it."""
+        self.system.exec(pid)
+        process.regions.clear()
+        self.system.drain_all()
         return Reply()
 
     # ---- regions
@@ -243,6 +255,15 @@ class Runner:
             return Reply(ret, err)
         process.set_region(Region(command.region, ret, command.pages, file, command.offset, command.shared))
         return Reply()
+
+    def _brk(self, command: c.Brk, process: _Process) -> Reply:
+        """-> the pages that the heap has then"""
+        if process.pid is None or not self._alive(process):
+            return DEAD
+        end, _ = self.system.brk(process.pid, HEAP + command.pages * PAGE_SIZE)
+        pages = (end - HEAP) // PAGE_SIZE
+        process.set_region(Region(command.region, HEAP, pages, None, 0, False))
+        return Reply(pages)
 
     def _mremap(self, command: c.Mremap, process: _Process, region: Region) -> Reply:
         new_address = self._new_address() if command.flags & MREMAP_FIXED else 0
@@ -336,6 +357,15 @@ def _msync(system: SystemUnderTest, command: c.Msync, pid: int, region: Region) 
     return ret, err
 
 
+def _remap_pages(system: SystemUnderTest, command: c.RemapPages, pid: int, region: Region) -> tuple[int, int]:
+    return system.remap_file_pages(pid, _address(region, command.offset), _bytes(command.pages), 0,
+                                   command.file_offset, command.flags)
+
+
+def _peek(system: SystemUnderTest, command: c.Peek, pid: int, region: Region) -> tuple[int, int]:
+    return system.peek(pid, _address(region, command.offset), command.write)
+
+
 def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region: Region) -> tuple[int, int]:
     return system.move_pages(pid, _address(region, command.offset))
 
@@ -372,7 +402,7 @@ def _file_range(runner: Runner, command: c.FileRange) -> Reply:
 # Which call carries out which command; `Any` because each takes the command's own class.
 ON_REGION: dict[type, Callable[..., tuple[int, ...]]] = {
     c.RangeCall: _range_call, c.Touch: _touch, c.Madvise: _madvise, c.Mprotect: _mprotect,
-    c.Msync: _msync, c.MovePages: _move_pages,
+    c.Msync: _msync, c.MovePages: _move_pages, c.RemapPages: _remap_pages, c.Peek: _peek,
 }
 ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
     c.MlockAll: lambda runner, command, pid: runner.system.mlockall(pid, command.flags),

@@ -17,6 +17,8 @@ cdef enum:
     FAULT_AROUND = 16       # pages mapped around a read fault (64 KiB)
     THP_ORDER = 9
     THP_PAGES = 512
+    STACK_GUARD_GAP = 256   # pages that a mapping which grows downwards keeps free below it
+    STACK_LIMIT = 2048      # RLIMIT_STACK in pages: 8 MiB
 
 # page flags: our own bit numbers, the kernel's names
 cdef enum PageFlag:
@@ -52,6 +54,7 @@ cdef enum VmFlag:
     VM_WRITE = 0x2
     VM_EXEC = 0x4
     VM_SHARED = 0x8
+    VM_GROWSDOWN = 0x100
     VM_PFNMAP = 0x400
     VM_LOCKED = 0x2000
     VM_IO = 0x4000
@@ -174,6 +177,7 @@ cdef enum Req:
     REQ_DELAY = 14          # req_arg nanoseconds of plain work (synthetic loops)
     REQ_EXIT = 15           # the task is gone
     REQ_ERROR = 16          # world.error says why
+    REQ_WAIT_PAGE = 17      # until PG_locked of the page is clear, without taking it
 
 # classes of locks; (class, object index) names one lock
 cdef enum LockClass:
@@ -278,6 +282,8 @@ cdef struct Mm:
     uint32_t vmacache
     uint32_t exiting
     int64_t rss             # present entries
+    int64_t start_brk       # bytes; the heap is [start_brk, brk)
+    int64_t brk
 
 cdef struct Mapping:
     int64_t nrpages
@@ -419,6 +425,8 @@ cdef struct Traits:
     int32_t cow_reuse_large     # 6.15: a large folio all of whose references are one mm's maps is not copied
     int32_t mlock_whole_folio   # rmap adding of all ptes of a large folio at once mlocks it (6.17)
     int32_t split_zeroes        # splitting a THP gives its zero-filled pages up for the zero page (6.12)
+    int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
+    int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (through 6.4)
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
 
