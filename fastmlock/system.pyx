@@ -533,12 +533,14 @@ cdef class System(View):
         return mapping
 
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
-                    bint interleave=False):
+                    bint interleave=False, bint huge=False):
         """A file on "tmpfs" or "ext4", written page by page unless `sparse`. With `observe` the controller maps it, as
         the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
         lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
+        if huge:
+            raise NotSupported("huge pages of files")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
         file = self.new_mapping(pages, fs == "tmpfs")

@@ -237,7 +237,9 @@ class LiveSystem:
 
     # ------------------------------------------------------------ the controller
 
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False) -> int:
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, huge: bool = False) -> int:
+        if huge:
+            raise NotSupported("huge pages of files on the running kernel")
         fd = self.machine.open_file(fs, pages)
         number = len(self._files)
         self._files.append((fd, pages))

@@ -353,11 +353,14 @@ class ReferenceSystem:
         mmap.mmap_region(self.k, self._tasks[pid].mm, start, _pages_up(length), vm_flags, None, start)
 
     # ------------------------------------------------------------ the controller
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True) -> int:
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True,
+                    huge: bool = False) -> int:
         """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
         it."""
         if fs not in ("tmpfs", "ext4"):
             raise NotSupported(f"a file on {fs}")
+        if huge:
+            raise NotSupported("huge pages of files")
         k = self._control()
         file = File(len(self._files), fs, pages if sparse else 0)
         self._files.append(file)

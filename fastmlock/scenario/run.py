@@ -289,8 +289,8 @@ class Runner:
     def create_file(self, command: c.CreateFile) -> Reply:
         if self.image:
             self.image.create(len(self.files), command.sparse)
-        huge = {"huge": True} if command.huge else {}
-        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **huge)
+        options = {"huge": True} if command.huge else {}
+        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **options)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
         return Reply()

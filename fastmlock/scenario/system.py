@@ -78,8 +78,9 @@ class SystemUnderTest(Protocol):
         ...
 
     # ---- the controller, which runs on its own cpu
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False) -> int:
-        """A file of `pages` pages on "tmpfs" or "ext4", written page by page unless `sparse`."""
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, huge: bool = False) -> int:
+        """A file of `pages` pages on "tmpfs" (mounted huge=always, if `huge`) or "ext4", written page by page unless
+        `sparse`."""
         ...
 
     def drain_all(self) -> None: ...
