@@ -8,7 +8,9 @@ cdef class System(View):
     cdef readonly bint smaps_shows_lf
     cdef readonly int controller
     cdef public bint checking
-    cdef dict shm_locked
+    cdef dict shm_locked            # segment -> user that locked it
+    cdef dict shm_held              # user -> pages of locked segments
+    cdef dict shm_owner             # segment -> user; others are everybody's
     cdef readonly int release
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults

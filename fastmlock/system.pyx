@@ -49,8 +49,8 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_SYS_MSYNC: "msync(MS_SYNC) of a disk file", <int>F_COMPACT: "compaction",
     <int>F_MADV_COLLAPSE: "MADV_COLLAPSE", <int>F_KHUGEPAGED: "khugepaged",
+    <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_FAULT: "a fault on a swap entry",
 }
@@ -95,6 +95,8 @@ cdef class System(View):
         self.kernel = kernel if isinstance(kernel, str) else "custom"
         self.checking = False
         self.shm_locked = {}
+        self.shm_held = {}
+        self.shm_owner = {}
         self.cpus = cpus
         self.worker_cpu = min(worker_cpu, cpus - 1)
         self.controller_cpu = min(controller_cpu, cpus - 1)
@@ -351,7 +353,7 @@ cdef class System(View):
         return self.call(self.controller, F_ACCESS_REMOTE_VM, self.w.tasks[pid].mm, addr >> 12, write)
 
     def msync(self, int pid, addr, length, int flags):
-        """As msync(2): nothing is drained. MS_SYNC of a shared disk file is not modelled."""
+        """As msync(2). MS_SYNC of a disk file that is shared and dirty drains the process's cpu, nothing else drains."""
         if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
             return -1, _errno.EINVAL
         pages = pages_up(length)
@@ -360,28 +362,31 @@ cdef class System(View):
         return self.call(pid, F_SYS_MSYNC, addr >> 12, (addr >> 12) + pages, flags)
 
     def shm_lock(self, int pid, int file):
-        """shmctl(SHM_LOCK) on a tmpfs file taken for the segment: accounted to the user, and its mapping marked
-        unevictable; pages are culled when they next reach a list."""
+        """shmctl(SHM_LOCK) on a segment, or on a tmpfs file taken for one that is everybody's: accounted to the user, and its
+        mapping marked unevictable; pages are culled when they next reach a list."""
         cdef Task *t = &self.w.tasks[pid]
         if not self.w.mappings[file].shmem:
             return -1, _errno.EINVAL
-        if not t.rlimit_memlock and not t.cap_ipc_lock:
+        if not t.cap_ipc_lock and (self.shm_owner.get(file, t.uid) != t.uid or not t.rlimit_memlock):
             return -1, _errno.EPERM
         if file in self.shm_locked:
             return 0, 0
-        pages = self.w.mappings[file].size
-        held = sum(size for uid, size in self.shm_locked.values() if uid == t.uid)
-        if held + pages > t.rlimit_memlock >> 12 and not t.cap_ipc_lock:
+        held = self.shm_held.get(t.uid, 0) + self.w.mappings[file].size
+        if held > t.rlimit_memlock >> 12 and not t.cap_ipc_lock:
             return -1, _errno.ENOMEM
-        self.shm_locked[file] = (t.uid, pages)
+        self.shm_held[t.uid] = held
+        self.shm_locked[file] = t.uid
         return self.call(pid, F_SYS_SHM_LOCK, file, 1)
 
     def shm_unlock(self, int pid, int file):
         """shmctl(SHM_UNLOCK): every page is looked at (SCANNED), those that nothing else keeps are rescued."""
         if not self.w.mappings[file].shmem:
             return -1, _errno.EINVAL
-        if self.shm_locked.pop(file, None) is None:
+        if not self.w.tasks[pid].cap_ipc_lock and self.shm_owner.get(file, self.w.tasks[pid].uid) != self.w.tasks[pid].uid:
+            return -1, _errno.EPERM
+        if file not in self.shm_locked:
             return 0, 0
+        self.shm_held[self.shm_locked.pop(file)] -= self.w.mappings[file].size
         return self.call(pid, F_SYS_SHM_LOCK, file, 0)
 
     def munmap(self, int pid, addr, length):
@@ -533,17 +538,20 @@ cdef class System(View):
         return mapping
 
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
-                    bint interleave=False, bint huge=False):
-        """A file on "tmpfs" or "ext4", written page by page unless `sparse`. With `observe` the controller maps it, as
+                    bint interleave=False, int owner=0, bint huge=False):
+        """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
+        page by page unless `sparse`. With `observe` the controller maps it, as
         the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
         lie where their writer ran. -> file number"""
-        if fs not in ("tmpfs", "ext4"):
+        if fs not in ("tmpfs", "ext4", "shm"):
             raise NotSupported(f"a file on {fs}")
         if huge:
             raise NotSupported("huge pages of files")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
-        file = self.new_mapping(pages, fs == "tmpfs")
+        file = self.new_mapping(pages, fs != "ext4")
+        if fs == "shm":
+            self.shm_owner[file] = owner
         self.w.mappings[file].interleave = interleave
         self.make_room(pages)
         if not sparse:
@@ -628,6 +636,11 @@ cdef class System(View):
         """Two whole scans of khugepaged: everything that it may collapse is collapsed. -> (0, 0)"""
         self.make_room(512 * self.w.leaves_used)
         return self.call(self.controller, F_KHUGEPAGED)
+
+    def oom_kill(self, int pid):
+        """The process is killed, and the OOM reaper is faster than its exit."""
+        self.reap(pid)
+        self.exit(pid)
 
     def drop_caches(self, int what):
         if not 1 <= what <= 4:

@@ -12,7 +12,7 @@ from fastmlock.scenario.system import (
     MAP_LOCKED, MAP_NORESERVE, MAP_POPULATE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ, PROT_WRITE,
 )
 
-SETUP = "file F tmpfs 16\np0-1 mmap A F shared rw 0 16\n"
+SETUP = "file F tmpfs 16\np0-1 mmap A F shared rw 0 16\nfile S shm 4\n"
 
 
 def only(text):
@@ -27,14 +27,17 @@ def test_every_recorded_scenario_is_understood():
 
 
 @pytest.mark.parametrize("text, command, fields", [
-    ("file G ext4 0", c.CreateFile, {"name": "G", "fs": "ext4", "pages": 0, "sparse": False}),
+    ("file G ext4 0", c.CreateFile, {"name": "G", "fs": "ext4", "pages": 0, "sparse": False, "owner": 0}),
+    ("file G shm 8 sparse uid=1000", c.CreateFile, {"fs": "shm", "sparse": True, "owner": 1000}),
     ("file G tmpfs 4096 sparse", c.CreateFile, {"pages": 4096, "sparse": True}),
+    ("file G tmpfs 1024 huge", c.CreateFile, {"pages": 1024, "sparse": False, "huge": True}),
     ("truncate F 3", c.Truncate, {"file": "F", "pages": 3}),
     ("punch F 1 2", c.FileRange, {"verb": "punch", "file": "F", "offset": 1, "pages": 2}),
     ("fadvise F 1 2", c.FileRange, {"verb": "fadvise"}),
     ("fwrite F 1 2", c.FileRange, {"verb": "fwrite"}),
     ("fread F 1 2", c.FileRange, {"verb": "fread"}),
     ("drain", c.Drain, {}),
+    ("khugepaged", c.Khugepaged, {}),
     ("compact", c.Compact, {}),
     ("dropcaches 3", c.DropCaches, {"what": 3}),
     ("sysctl /proc/sys/vm/x 1", c.Sysctl, {"path": "/proc/sys/vm/x", "value": "1"}),
@@ -70,6 +73,8 @@ def test_every_recorded_scenario_is_understood():
     ("p0 madvise A 0 4 dontneed_locked", c.Madvise, {"advice": 24}),
     ("p0 mprotect A 0 4 none", c.Mprotect, {"prot": 0}),
     ("p0 msync A 0 4 sync invalidate", c.Msync, {"flags": 6}),
+    ("p0 shmlock S", c.ShmLock, {"segment": "S", "lock": True}),
+    ("p0 shmunlock S", c.ShmLock, {"lock": False}),
     ("p0 rlimit memlock -1", c.Rlimit, {"limit_bytes": -1}),
     ("p0 setuid 65534", c.Setuid, {"uid": 65534}),
     ("p0 cpu 1", c.SetCpu, {"cpu": 1}),
@@ -78,6 +83,7 @@ def test_every_recorded_scenario_is_understood():
     ("p0 fork p7", c.Fork, {"child": 7}),
     ("p0-1 exit", c.Exit, {"procs": range(0, 2)}),
     ("p0 kill", c.Kill, {}),
+    ("oomkill p1", c.OomKill, {"victim": 1}),
     ("reap p1", c.Reap, {"victim": 1}),
     ("reclaim 40", c.Reclaim, {"pages": 40}),
     ("race p0 munlock A 0 1 | truncate F 0 : p0 for 2, truncate to end, p0 on", c.Race,
@@ -87,7 +93,7 @@ def test_meaning(text, command, fields):
     found = only(text)
     assert type(found) is command
     assert {name: getattr(found, name) for name in fields} == fields
-    assert (found.line, found.text) == (3, text)
+    assert (found.line, found.text) == (4, text)
 
 
 def test_every_verb_is_tested_above():
@@ -138,7 +144,7 @@ def test_regions_pass_to_children_and_outlive_processes():
     ("file G tmpfs 1 holey", "not an option"),
     ("file name-of-16-chars tmpfs 1", "too long"),
     ("file a/b tmpfs 1", "not a name"),
-    ("\n".join(f"file G{n} tmpfs 1" for n in range(8)), "more than 8 files"),
+    ("\n".join(f"file G{n} tmpfs 1" for n in range(7)), "more than 8 files"),
     ("truncate G 1", "no file 'G'"),
     ("punch F 1", "is missing"),
     ("fwrite F 4096 1", "ends at page 4097"),
@@ -186,7 +192,7 @@ def test_errors_name_the_line_and_the_remedy(text, problem):
     assert problem in error.problem
     assert error.remedy
     assert str(error) == f"some/file.txt:{error.line}: {error.problem}; {error.remedy}"
-    assert error.line == 2 + text.rstrip("\r").count("\n") + 1
+    assert error.line == 3 + text.rstrip("\r").count("\n") + 1
     assert str(error).isprintable()
 
 

@@ -192,5 +192,5 @@ def test_what_only_the_run_can_show_is_told_alike():
 
 
 def test_what_a_system_lacks_is_named():
-    with pytest.raises(NotSupported, match=r"^not supported: msync$"):
-        records("p0 mmap A anon private r 0 1\np0 msync A 0 1 sync\n")
+    with pytest.raises(NotSupported, match=r"^not supported: reclaim on this system$"):
+        records("p0 mmap A anon private r 0 1\nreclaim 4\n")

@@ -6,7 +6,7 @@ import errno
 import pytest
 
 from fastmlock import kernels
-from fastmlock.scenario.system import NotSupported
+from fastmlock.reference import ReferenceSystem
 from fastmlock.system import System
 
 AT, PAGE = 0x100000000000, 4096
@@ -70,8 +70,32 @@ def test_msync() -> None:
     assert s.msync(p, AT, PAGE, 5) == s.msync(p, AT + 1, PAGE, 4) == s.msync(p, AT, PAGE, 8) == (-1, errno.EINVAL)
     s.mlock(p, AT, PAGE)
     assert s.msync(p, AT, PAGE, 2) == (-1, errno.EBUSY) and s.msync(p, AT + PAGE, PAGE, 2) == (0, 0)
-    with pytest.raises(NotSupported, match="msync"):
-        s.msync(p, AT + 6 * PAGE, PAGE, 4)
+    s.touch(p, AT + 6 * PAGE, 1, True)
+    s.mmap(p, AT + 9 * PAGE, PAGE, 3, 0x32, None, 0)
+    s.touch(p, AT + 9 * PAGE, 1, True)
+    assert "D" in s.page(s.cached(disk, 0))[1]
+    listed = s.vmstat()["nr_inactive_anon"]
+    assert s.msync(p, AT + 6 * PAGE, PAGE, 4) == (0, 0)                 # written, which drains the cpu
+    assert "D" not in s.page(s.cached(disk, 0))[1] and s.vmstat()["nr_inactive_anon"] == listed + 1
+    s.touch(p, AT + 6 * PAGE, 1, True)                                  # a fault again
+    assert "D" in s.page(s.cached(disk, 0))[1]
+
+
+def test_a_segment_is_locked_by_its_owner() -> None:
+    for model in (System, ReferenceSystem):
+        s = model("6.1")
+        mine, other = s.create_file("shm", 4, owner=1000), s.create_file("shm", 4)
+        p, root = s.spawn(), s.spawn()
+        s.set_rlimit_memlock(p, 6 * PAGE)
+        s.setuid(p, 1000)
+        assert s.shm_lock(p, other) == s.shm_unlock(p, other) == (-1, errno.EPERM)
+        assert s.shm_lock(p, mine) == (0, 0) and s.mmap(p, AT, 6 * PAGE, 3, 0x32, None, 0) == (AT, 0)
+        assert s.mlock(p, AT, 6 * PAGE) == (0, 0)                       # that account is the process's
+        assert s.shm_unlock(p, mine) == (0, 0) == s.shm_lock(root, mine)
+        s.set_rlimit_memlock(p, 3 * PAGE)
+        assert s.shm_unlock(p, mine) == (0, 0) and s.shm_lock(p, mine) == (-1, errno.ENOMEM)
+        s.set_rlimit_memlock(p, 0)
+        assert s.shm_lock(p, mine) == (-1, errno.EPERM)
 
 
 def test_mmap_finds_a_place() -> None:

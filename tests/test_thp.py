@@ -2,6 +2,8 @@
 specification's tables (sections 1.7, 2.4, 2.8, 3.0), where nothing was recorded."""
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fastmlock.fuzz.generate import HUGE, program
@@ -47,13 +49,13 @@ def events(kernel: str, model: type, text: str, step: int) -> str:
     """The letters of the events that `step` (from 1 behind the opening) and the drain behind it counted, each of them
     512 times."""
     lines = [line for command in text.strip().splitlines() for line in (command, "drain")]
-    records = list(run(parse(OPENING + "\n".join(lines)), model(kernel)))
+    records: list[Any] = list(run(parse(OPENING + "\n".join(lines)), model(kernel)))
     before, after = records[3 + 2 * (step - 1)], records[3 + 2 * step]
     found = ""
     for letter, name in EVENTS.items():
-        changed = [after["dv"].get(f"unevictable_pgs_{name}", 0), before["dv"].get(f"unevictable_pgs_{name}", 0)]  # type: ignore[attr-defined]
-        assert changed[0] - changed[1] in (0, 512), (kernel, name, changed)
-        found += letter if changed[0] > changed[1] else ""
+        now, then = (record["dv"].get(f"unevictable_pgs_{name}", 0) for record in (after, before))
+        assert now - then in (0, 512), (kernel, name, now, then)
+        found += letter if now > then else ""
     return found
 
 
@@ -81,7 +83,8 @@ TABLE = [
     ("two maps", "p0 touch A 0 1 w\np0 fork p1\np0 mlock2 A 0 512 onfault", 3, table((0, ""), (7, "mc"))),
     ("second of two", "p0 touch A 0 1 w\np0 fork p1\np0-1 mlock2 A 0 512 onfault\np0 munlock A 0 512", 4,
      table((0, ""))),
-    ("last of two", "p0 touch A 0 1 w\np0 fork p1\np0-1 mlock2 A 0 512 onfault\np0 munlock A 0 512\np1 munlock A 0 512", 5,
+    ("last of two",
+     "p0 touch A 0 1 w\np0 fork p1\np0-1 mlock2 A 0 512 onfault\np0 munlock A 0 512\np1 munlock A 0 512", 5,
      table((0, ""), (7, "ur"))),
 ]
 

@@ -148,9 +148,9 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
         f.i += 1
     while f.i < f.b:
         page = list[f.i]
-        if test(w, page, PG_tail):
-            page = list[f.i] = compound_head(w, page)
-        if page and not test(w, page, PG_reserved) and put_page_testzero(w, page):
+        if test(w, page, PG_tail | PG_reserved):
+            page = list[f.i] = compound_head(w, page) if test(w, page, PG_tail) else 0
+        if page and put_page_testzero(w, page):
             if test(w, page, PG_lru):
                 if lru_lock_of(w, page) != <uint32_t>f.j:
                     if f.j:

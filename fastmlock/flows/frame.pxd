@@ -97,6 +97,7 @@ cdef enum Flow:
     F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
     F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached
     F_SYS_EXEC              # a = the new mm
+    F_FSYNC                 # vfs_fsync_range: a = mapping, b = first page, c = end page
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     NR_FLOWS = 256
 

@@ -7,6 +7,9 @@ they next reach a list; SHM_UNLOCK scans them all and rescues those that nothing
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.lru cimport *
+from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
+from fastmlock.mm.rmap cimport rmap_address
+from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma
 
 cdef enum:
@@ -100,8 +103,9 @@ cdef void rescue_page(World *w, int cpu, uint32_t page) noexcept nogil:
 
 
 cdef int sys_msync(World *w, Task *t, Frame *f) noexcept nogil:
-    """[a, b) in pages, c = flags, valid already. No batch is drained. MS_INVALIDATE refuses locked VMAs; holes are
-    passed over and reported at the end. d = error."""
+    """[a, b) in pages, c = flags, valid already. MS_INVALIDATE refuses locked VMAs; holes are passed over and reported at
+    the end. MS_SYNC writes the dirty pages of shared files out, mmap_lock dropped meanwhile. d = error."""
+    cdef int64_t first
     cdef uint32_t vma
     cdef Vma *v
     if f.pc == 0:
@@ -119,15 +123,75 @@ cdef int sys_msync(World *w, Task *t, Frame *f) noexcept nogil:
             if f.c & MS_INVALIDATE and v.flags & VM_LOCKED:
                 f.d = EBUSY
                 break
-            if f.c & MS_SYNC and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
-                w.unsupported = F_SYS_MSYNC
-                w.error = ERR_UNSUPPORTED
-                return REQ_ERROR
+            first = max(f.a, v.start)
             f.a = v.end
+            if f.c & MS_SYNC and v.mapping and v.flags & VM_SHARED and not w.mappings[v.mapping].shmem:
+                f.i = vma
+                f.j = <int32_t>(first - v.start)
+                return ask(t, f, 3, REQ_UP_READ, LK_MMAP, t.mm)
         return ask(t, f, 2, REQ_UP_READ, LK_MMAP, t.mm)
+    if f.pc == 3:
+        v = &w.vmas[f.i]
+        return call(w, t, f, 0 if f.a < f.b else 4, F_FSYNC, v.mapping, v.pgoff + f.j,
+                    v.pgoff + min(v.end, f.b) - v.start)
     return sysret(t, 0, <int>f.d)
+
+
+cdef enum:
+    FS_NEXT = 0
+    FS_LOCKED = 1
+    FS_WALK = 2
+    FS_PTL = 3
+    FS_WALKED = 4
+    FS_CLEANED = 5
+    FS_DONE = 6
+
+
+cdef int vfs_fsync_range(World *w, Task *t, Frame *f) noexcept nogil:
+    """The dirty pages [b, c) of mapping a are written and waited for, which drains the cpu's batches if there are any. A page
+    that is written becomes clean everywhere: whoever writes to a shared mapping of it faults again. d = page, i = tree
+    node, j = leaf, k = pages written."""
+    cdef uint32_t page = <uint32_t>f.d
+    cdef int64_t vpn
+    cdef int entry
+    while True:
+        if f.pc == FS_NEXT:
+            while f.b < f.c and f.b < w.mappings[<uint32_t>f.a].capacity:
+                page = find_get_page(w, <uint32_t>f.a, f.b)
+                f.b += 1
+                if page and test(w, page, PG_dirty):
+                    f.d = page
+                    f.i = 0
+                    f.k += 1
+                    get_page(w, page)
+                    return ask(t, f, FS_LOCKED, REQ_LOCK_PAGE, LK_PAGE, page)
+            if f.k:
+                return call(w, t, f, FS_DONE, F_DRAIN, t.cpu)
+            return ret(t, 0)
+        if f.pc == FS_LOCKED:
+            w.pages[page].flags &= ~<uint32_t>PG_dirty
+            return ask(t, f, FS_WALK, REQ_DOWN_READ, LK_I_MMAP, <uint32_t>f.a)
+        if f.pc == FS_WALK:
+            while rmap_next(w, page, PTE_PRESENT, page, &f.i, &vpn, &f.j):
+                if w.vmas[w.nodes[f.i].vma].flags & VM_SHARED:
+                    return ask(t, f, FS_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
+            return ask(t, f, FS_WALKED, REQ_UP_READ, LK_I_MMAP, <uint32_t>f.a)
+        if f.pc == FS_PTL:
+            entry = <int>(rmap_address(w, f.i, page) & 511)
+            if page_vma_mapped(w, pte_get(w, f.j, entry), PTE_PRESENT, page):
+                pte_flags(w, f.j, entry, 0, PTE_DIRTY | PTE_WRITE)
+            return ask(t, f, FS_WALK, REQ_SPIN_UNLOCK, LK_PTL, f.j)
+        if f.pc == FS_WALKED:
+            return ask(t, f, FS_CLEANED, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        if f.pc == FS_CLEANED:
+            f.pc = FS_NEXT
+            if put_page_testzero(w, page):
+                return call(w, t, f, FS_NEXT, F_FREE_PAGE, page)
+        if f.pc == FS_DONE:
+            return ret(t, 0)
 
 
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_SYS_SHM_LOCK] = sys_shm_lock
     table[<int>F_SYS_MSYNC] = sys_msync
+    table[<int>F_FSYNC] = vfs_fsync_range

@@ -44,7 +44,7 @@ LIVE = Profile(ext4=False)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
-                                         "peek", "exec"}))
+                                         "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -66,6 +66,7 @@ class _Writer:
         self.rng, self.profile = rng, profile
         self.lines: list[str] = []
         self.files: dict[str, int] = {}
+        self.segments: set[str] = set()
         self.alive: dict[int, _Process] = {}
         self.started = 0
         self.moves = rng.random() < 0.25
@@ -253,7 +254,19 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        return f"{who} msync {name} {off} {pages} {self.rng.choice(('async', 'invalidate', ''))}".rstrip()
+        return f"{who} msync {name} {off} {pages} {self.rng.choice(('async', 'invalidate', 'sync', ''))}".rstrip()
+
+    def shmctl(self, verb: str) -> Callable[[], str | None]:
+        def write() -> str | None:
+            return f"{self.anyone()} {verb} {self.rng.choice(sorted(self.segments))}" if self.segments else None
+        return write
+
+    def oomkill(self) -> str | None:
+        if len(self.alive) < 2:
+            return None
+        p = self.rng.choice(sorted(self.alive))
+        del self.alive[p]
+        return f"oomkill p{p}"
 
     def rlimit(self) -> str:
         return f"{self.anyone()} rlimit memlock {self.rng.choice(LIMITS)}"
@@ -292,8 +305,10 @@ class _Writer:
             return f"p{p} {verb}"
         return write
 
-    def truncate(self) -> str:
+    def truncate(self) -> str | None:
         file = self.rng.choice(sorted(self.files))
+        if file in self.segments:
+            return None
         size = self.files[file]
         return f"truncate {file} {self.rng.choice((0, size // 2, max(0, size - 1), size, size + 5))}"
 
@@ -301,6 +316,8 @@ class _Writer:
         def write() -> str:
             file = self.rng.choice(sorted(self.files))
             off, pages = self.span(self.files[file])
+            if file in self.segments:
+                pages = min(pages, self.files[file] - max(off, 0))
             return f"{verb} {file} {max(off, 0)} {max(pages, 0)}"
         return write
 
@@ -316,6 +333,8 @@ class _Writer:
             "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
             "stack": (4, self.stack),
             "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
+            "shmlock": (3, self.shmctl("shmlock")), "shmunlock": (3, self.shmctl("shmunlock")),
+            "oomkill": (0.4, self.oomkill),
              "exit": (2, self.end("exit")),
             "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
@@ -333,7 +352,11 @@ class _Writer:
             file = "FGH"[number]
             fs = "ext4" if profile.ext4 and self.chance(0.15) else "tmpfs"
             self.files[file] = pages = rng.choice(SIZES)
-            self.lines.append(f"file {file} {fs} {pages}{' sparse' if self.chance(0.12) else ''}")
+            owner = ""
+            if self.chance(0.15) and "shm" not in profile.leave_out:
+                fs, owner = "shm", rng.choice(("", " uid=1000"))
+                self.segments.add(file)
+            self.lines.append(f"file {file} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}")
         self.started = rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
         if profile.huge:

@@ -105,6 +105,13 @@ class Machine:
             raise NotSupported("a tmpfs file without root where shmem_enabled gives huge pages")
         return os.memfd_create("fastmlock")
 
+    def can_have_segments(self) -> None:
+        """Raises `NotSupported` where a segment of shared memory cannot be made, or not with small pages."""
+        if not self.root:
+            raise NotSupported("a segment of shared memory on a live machine without root")
+        if _memfd_is_huge():
+            raise NotSupported("a segment of shared memory where shmem_enabled gives huge pages")
+
     # ---- what touches the whole machine
 
     def write_sysctl(self, path: str, value: str) -> int:

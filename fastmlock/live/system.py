@@ -1,6 +1,7 @@
 """The running kernel under the protocol of `fastmlock.scenario.system.SystemUnderTest`."""
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import struct
@@ -16,17 +17,23 @@ from .machine import Machine
 from .worker import OP_SYSCALL, OP_TOUCH, Worker, WorkerGone
 
 SYS = {"mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26,
-       "mincore": 27, "madvise": 28, "fsync": 74, "ftruncate": 77, "setresuid": 117, "setresgid": 119, "mlock": 149,
-       "munlock": 150, "mlockall": 151, "munlockall": 152, "setrlimit": 160, "remap_file_pages": 216, "fadvise64": 221,
-       "exit_group": 231, "move_pages": 279, "fallocate": 285, "mlock2": 325}
+       "mincore": 27, "madvise": 28, "shmget": 29, "shmat": 30, "shmctl": 31, "fsync": 74, "ftruncate": 77,
+       "setresuid": 117, "setresgid": 119, "mlock": 149, "munlock": 150, "mlockall": 151, "munlockall": 152,
+       "setrlimit": 160, "remap_file_pages": 216, "fadvise64": 221, "exit_group": 231, "move_pages": 279,
+       "fallocate": 285, "mlock2": 325}
 """x86-64 numbers of the system calls that a worker makes."""
 RLIMIT_MEMLOCK, MADV_WILLNEED, MADV_PAGEOUT, POSIX_FADV_DONTNEED = 8, 3, 21, 4
 PUNCH_HOLE_KEEP_SIZE, MPOL_MF_MOVE = 3, 2
+IPC_CREAT, IPC_RMID, IPC_SET, SHM_LOCK, SHM_UNLOCK = 0o1000, 0, 1, 11, 12
+SYS_PROCESS_MRELEASE = 448
 STACK_LIMIT = 8 << 20
 OBSERVERS = 0x20000000000
 """Where the controller maps the files that it watches with mincore(), which neither touches nor counts them."""
 OBSERVER_STEP = 0x10000000
+SEGMENTS = 0x40000000000
+"""Where the controller has its segments of shared memory attached, untouched, so that they go when it does."""
 UNKNOWN_PFN = -1
+_libc = ctypes.CDLL(None)
 
 
 class LiveSystem:
@@ -47,6 +54,7 @@ class LiveSystem:
         self._workers: dict[int, Worker] = {}
         self._hard: dict[int, int] = {}                # RLIMIT_MEMLOCK by process, in bytes
         self._files: list[tuple[int, int]] = []        # descriptor, pages at its creation
+        self._segments: dict[int, int] = {}            # file -> id of the segment
         self._pagemaps: dict[int, proc.Pagemap] = {}
         self._in_cache: dict[int, bytes] = {}
         try:
@@ -237,15 +245,18 @@ class LiveSystem:
 
     # ------------------------------------------------------------ the controller
 
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, huge: bool = False) -> int:
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, owner: int = 0, huge: bool = False) -> int:
         if huge:
             raise NotSupported("huge pages of files on the running kernel")
-        fd = self.machine.open_file(fs, pages)
         number = len(self._files)
+        fd = self._open_segment(number, pages, owner) if fs == "shm" else self.machine.open_file(fs, pages)
         self._files.append((fd, pages))
-        os.fchmod(fd, 0o666)
-        if sparse:
+        if fs != "shm":
+            os.fchmod(fd, 0o666)
+        if sparse and fs != "shm":
             self._control("ftruncate", 0, pages * PAGE_SIZE, fd=fd)
+        elif sparse:
+            pass
         else:
             self.pwrite(number, 0, pages)
             if fs == "ext4":
@@ -256,6 +267,39 @@ class LiveSystem:
             raise OSError(-ret, os.strerror(-ret))
         self.drain_all()
         return number
+
+    def _open_segment(self, number: int, pages: int, owner: int) -> int:
+        """A segment that nobody can find and that goes with the controller; its file, by the mapping of it."""
+        self.machine.can_have_segments()
+        def control(name: str, *args: int, data: bytes = b"") -> int:
+            ret, err = self._control(name, *args, data=data)
+            if err:
+                raise OSError(err, os.strerror(err))
+            return ret
+        segment, at = control("shmget", 0, pages * PAGE_SIZE, IPC_CREAT | 0o666), SEGMENTS + number * OBSERVER_STEP
+        try:
+            control("shmat", segment, at, 0)
+            if owner:
+                of_owner = struct.pack("=6I88x", 0, owner, owner, 0, 0, 0o666)      # struct shmid64_ds
+                control("shmctl", segment, IPC_SET, layout.DATA, data=of_owner)
+        finally:
+            control("shmctl", segment, IPC_RMID, 0)
+        self._segments[number] = segment
+        return os.open(f"/proc/{self._controller.pid}/map_files/{at:x}-{at + pages * PAGE_SIZE:x}", os.O_RDWR)
+
+    def shm_lock(self, pid: int, file: int) -> tuple[int, int]:
+        return self._call(pid, "shmctl", self._segments[file], SHM_LOCK, 0)
+
+    def shm_unlock(self, pid: int, file: int) -> tuple[int, int]:
+        return self._call(pid, "shmctl", self._segments[file], SHM_UNLOCK, 0)
+
+    def oom_kill(self, pid: int) -> None:
+        """SIGKILL, and process_mrelease(), which is the OOM reaper called by hand."""
+        self._forget()
+        worker = self._workers[pid]
+        worker.kill()
+        _libc.syscall(SYS_PROCESS_MRELEASE, worker.pidfd, 0)
+        self._reap(pid)
 
     def drain_all(self) -> None:
         self._move_pages(self._controller, layout.DATA)

@@ -28,7 +28,7 @@ cdef inline void page_dup_rmap(World *w, uint32_t page) noexcept nogil:
 cdef inline void page_add_file_rmap(World *w, int cpu, uint32_t page) noexcept nogil:
     w.pages[page].mapcount += 1
     touch(w, page, 1)
-    if page_mapcount(w, page) == 1:
+    if w.pages[page].mapcount == 1 and page_mapcount(w, page) == 1:
         mod_state(w, cpu, ST_FILE_MAPPED, 1)
 
 

@@ -106,3 +106,17 @@ def generic_perform_write(k: Kernel, file: File, index: int) -> None:
     page = file.pages.get(index) or add_to_page_cache(k, file, index)
     page.dirty = True
     file.size = max(file.size, index + 1)
+
+
+def vfs_fsync_range(k: Kernel, file: File, first: int, end: int) -> None:
+    """Write the dirty pages of [first, end) out and wait. Each becomes clean in all shared mappings too, so that the
+    next write to one faults. Letting go of what was found drains the cpu."""
+    dirty = [file.pages[index] for index in sorted(file.pages) if first <= index < end and file.pages[index].dirty]
+    for page in dirty:
+        swap.get_page(page)
+        page.dirty = False
+        for vma, addr in rmap.rmap_walk(page):
+            pte = rmap.page_vma_mapped_walk(page, vma, addr)
+            if pte is not None and not vma.private:
+                pte.dirty = pte.write = False
+    swap.pagevec_release(k, dirty)

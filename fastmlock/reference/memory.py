@@ -244,6 +244,17 @@ def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cow
     tlb.flush(k)
 
 
+def oom_reap_task_mm(k: Kernel, mm: Mm) -> None:
+    """Zap a victim's private and anonymous memory while it still exists. To 02 locked vmas are left alone (2.8)."""
+    for vma in list(mm.vmas):
+        if vma.flags & (VM_HUGETLB | VM_PFNMAP) or (vma.flags & VM_LOCKED and not k.traits.p03_zap_locked):
+            continue
+        if vma.file is None or vma.private:
+            tlb = MmuGather()
+            unmap_single_vma(k, tlb, vma, vma.start, vma.end)
+            tlb.flush(k)
+
+
 def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_cows: bool) -> None:
     """Zap file pages first..last from every vma that maps them, in tree order; private copies too if `even_cows`."""
     for vma in file.i_mmap.overlapping(first, last):

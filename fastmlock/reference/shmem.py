@@ -1,8 +1,8 @@
-"""mm/shmem.c: tmpfs files and anonymous shared memory."""
+"""mm/shmem.c: tmpfs files, anonymous shared memory, and SHM_LOCK of segments (KERNEL.md 1.3, 2.3, 4)."""
 from __future__ import annotations
 
 from . import filemap, swap
-from .state import File, Kernel, Page
+from .state import File, Kernel, Page, add_page_to_lru_list, del_page_from_lru_list
 
 
 def shmem_getpage(k: Kernel, file: File, index: int, *, write: bool = False) -> Page | None:
@@ -32,3 +32,23 @@ def shmem_file_read(k: Kernel, file: File, index: int) -> None:
     page = file.pages.get(index)
     if page is not None:
         swap.mark_page_accessed(k, page)
+
+
+def shmem_unlock_mapping(k: Kernel, file: File) -> None:
+    """After SHM_UNLOCK: every page is looked at, a pagevec at a time, and those that nothing else keeps are rescued."""
+    indices = sorted(file.pages)
+    for at in range(0, len(indices), k.traits.pagevec_size):
+        pages = [file.pages[index] for index in indices[at:at + k.traits.pagevec_size]]
+        for page in pages:
+            swap.get_page(page)
+            check_move_unevictable_page(k, page)
+        swap.pagevec_release(k, pages)
+
+
+def check_move_unevictable_page(k: Kernel, page: Page) -> None:
+    k.count("scanned")
+    if page.lru and page.unevictable and swap.page_evictable(page):
+        del_page_from_lru_list(k, page)
+        page.unevictable = False
+        add_page_to_lru_list(k, page)
+        k.count("rescued")

@@ -143,19 +143,21 @@ class AnonVma:
 
 @dataclass(eq=False)
 class File:
-    """An inode with its address_space."""
+    """An inode with its address_space; a segment of shared memory is one too."""
 
     number: int
-    fs: str                                # "tmpfs", "ext4" or "shmem" (anonymous shared memory)
+    fs: str                                # "tmpfs", "ext4", "shm" or "shmem" (anonymous)
     size: int                              # i_size, in pages
     pages: dict[int, Page] = field(default_factory=dict)
     shadows: set[int] = field(default_factory=set)      # indices whose page reclaim evicted
     i_mmap: IntervalTree = field(default_factory=IntervalTree)
+    unevictable: bool = False              # SHM_LOCK
+    owner: int | None = None               # of a segment; None is everybody
     prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
 
     @property
     def shmem(self) -> bool:
-        return self.fs in ("tmpfs", "shmem")
+        return self.fs != "ext4"
 
 
 @dataclass(eq=False)

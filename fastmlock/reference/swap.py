@@ -54,7 +54,7 @@ def pagevec_release(k: Kernel, pages: list[Page]) -> None:
 
 # ---------------------------------------------------------------- lru_add
 def page_evictable(page: Page) -> bool:
-    return not page.mlocked
+    return not (page.mlocked or (page.mapping is not None and page.mapping.unevictable))
 
 
 def pagevec_lru_add(k: Kernel, pages: list[Page]) -> None:

@@ -2,7 +2,7 @@
 outside. Byte addresses become page numbers here."""
 from __future__ import annotations
 
-from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
+from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
@@ -77,6 +77,8 @@ class ReferenceSystem:
                                              self.traits.memlock_default)}
         self._files: list[File] = []
         self._shared_anon: list[File] = []
+        self._shm_locked: dict[int, int] = {}           # segment -> user that locked it
+        self._shm_held: dict[int, int] = {}             # user -> pages
         self._next_observer = 0x200000000
         self.k.cpu = controller_cpu
 
@@ -239,7 +241,7 @@ class ReferenceSystem:
         return (-1, err) if err else (1, 0)
 
     def msync(self, pid: int, addr: int, length: int, flags: int) -> tuple[int, int]:
-        """No drain. MS_SYNC of a shared disk file writes its pages; MS_INVALIDATE refuses locked vmas."""
+        """MS_SYNC of a shared disk file writes its pages; MS_INVALIDATE refuses locked vmas."""
         task = self._enter(pid)
         if flags & ~7 or addr % PAGE_SIZE or (flags & MS_ASYNC and flags & MS_SYNC):
             return -1, EINVAL
@@ -250,9 +252,43 @@ class ReferenceSystem:
             if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
                 return -1, EBUSY
             if flags & MS_SYNC and vma.file is not None and not vma.private and not vma.file.shmem:
-                raise NotSupported("msync(MS_SYNC) of a disk file")
+                first = vma.index(max(start, vma.start))
+                filemap.vfs_fsync_range(self.k, vma.file, first, vma.index(min(end, vma.end)))
             covered = vma.end if vma.start <= covered else covered
         return OK if covered >= end else (-1, ENOMEM)
+
+    def shm_lock(self, pid: int, file: int) -> tuple[int, int]:
+        """SHM_LOCK: accounted to the user, not to the process; the pages are culled when they next reach a list."""
+        task, segment = self._enter(pid), self._files[file]
+        if not segment.shmem:
+            return -1, EINVAL
+        if not self._owns(task, segment) or not mmap.can_do_mlock(task):
+            return -1, EPERM
+        if file in self._shm_locked:
+            return OK
+        held = self._shm_held.get(task.uid, 0) + segment.size
+        if held > task.rlimit >> PAGE_SHIFT and not task.cap_ipc_lock:
+            return -1, ENOMEM
+        self._shm_held[task.uid] = held
+        self._shm_locked[file] = task.uid
+        segment.unevictable = True
+        return OK
+
+    def shm_unlock(self, pid: int, file: int) -> tuple[int, int]:
+        task, segment = self._enter(pid), self._files[file]
+        if not segment.shmem:
+            return -1, EINVAL
+        if not self._owns(task, segment):
+            return -1, EPERM
+        if file in self._shm_locked:
+            self._shm_held[self._shm_locked.pop(file)] -= segment.size
+            segment.unevictable = False
+            shmem.shmem_unlock_mapping(self.k, segment)
+        return OK
+
+    @staticmethod
+    def _owns(task: Task, segment: File) -> bool:
+        return task.cap_ipc_lock or segment.owner in (None, task.uid)
 
     # ------------------------------------------------------------ mlock and friends
     def mlock(self, pid: int, addr: int, length: int) -> tuple[int, int]:
@@ -353,16 +389,16 @@ class ReferenceSystem:
         mmap.mmap_region(self.k, self._tasks[pid].mm, start, _pages_up(length), vm_flags, None, start)
 
     # ------------------------------------------------------------ the controller
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True,
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True, owner: int = 0,
                     huge: bool = False) -> int:
         """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
         it."""
-        if fs not in ("tmpfs", "ext4"):
+        if fs not in ("tmpfs", "ext4", "shm"):
             raise NotSupported(f"a file on {fs}")
         if huge:
             raise NotSupported("huge pages of files")
         k = self._control()
-        file = File(len(self._files), fs, pages if sparse else 0)
+        file = File(len(self._files), fs, pages if sparse else 0, owner=owner if fs == "shm" else None)
         self._files.append(file)
         for index in range(0 if sparse else pages):
             self._write(file, index)
@@ -424,6 +460,18 @@ class ReferenceSystem:
     def compact(self) -> tuple[int, int]:
         migrate.compact(self._control())
         return OK
+
+    def reap(self, pid: int) -> tuple[int, int]:
+        k = self._control()
+        if not self._tasks[pid].alive:
+            return -1, ESRCH
+        memory.oom_reap_task_mm(k, self._tasks[pid].mm)
+        return OK
+
+    def oom_kill(self, pid: int) -> None:
+        """Killed, and the OOM reaper is faster than its exit."""
+        self.reap(pid)
+        self.exit(pid)
 
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""

@@ -46,6 +46,8 @@ class CreateFile(Command):
     fs: str
     pages: int
     sparse: bool
+    owner: int
+    """Of a shm segment; 0 for a file."""
     huge: bool = False
     """On a tmpfs mounted huge=always."""
 
@@ -86,6 +88,13 @@ class Reclaim(Command):
     """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
 
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class OomKill(Command):
+    """A process is killed, reaped and gone. Not the recorder's."""
+
+    victim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +257,14 @@ class Msync(ProcessCommand):
     offset: int
     pages: int
     flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShmLock(ProcessCommand):
+    """shmctl(SHM_LOCK) or SHM_UNLOCK. Not the recorder's."""
+
+    segment: str
+    lock: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,8 @@ class Host(SystemUnderTest, Protocol):
     write_prefaults: bool
     """write() faults its buffer in before it looks the page up (through 6.15)."""
 
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True) -> int:
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True,
+                    owner: int = 0, huge: bool = False) -> int:
         """As a system under test; without `observe` the controller does not map it."""
         ...
 

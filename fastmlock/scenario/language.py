@@ -51,11 +51,17 @@ class _Known:
 
     def __init__(self, started: set[int]) -> None:
         self.files: set[str] = set()
+        self.segments: dict[str, int] = {}
         self.processes = [_Process(p in started) for p in range(c.MAX_PROCESSES)]
 
     def file(self, word: str) -> str:
         if word not in self.files:
             raise Wrong(f"no file {quoted(word)}", f"create it before: file {one_line(word)[:15]} tmpfs 16")
+        return word
+
+    def segment(self, word: str) -> str:
+        if self.file(word) not in self.segments:
+            raise Wrong(f"file {word} is no segment", f"create one: file {word} shm 16")
         return word
 
     def region(self, procs: range, word: str) -> str:
@@ -104,17 +110,25 @@ def _create_file(at: At, words: Words, known: _Known) -> Command:
         raise Wrong(f"file {file} exists", "use another name")
     if len(known.files) == c.MAX_FILES:
         raise Wrong(f"more than {c.MAX_FILES} files", "use fewer")
-    fs = words.choice("the file system", ("tmpfs", "ext4"))
+    fs = words.choice("the file system", ("tmpfs", "ext4", "shm"))
     pages = words.number("the file's length in pages", 0, c.MAX_PAGES)
+    values = words.values(*(["uid"] if fs == "shm" else []))
+    owner = number(values.get("uid", "0"), "the owner", 0, 2**32 - 2)
     options = words.options({"sparse": 1, "huge": 2})
     if options & 2 and fs != "tmpfs":
         raise Wrong(f"huge pages on {fs}", "only tmpfs can be mounted huge=always")
+    if fs == "shm":
+        if not pages:
+            raise Wrong("a segment of no pages", "give it one at least")
+        known.segments[file] = pages
     known.files.add(file)
-    return c.CreateFile(*at, file, fs, pages, bool(options & 1), bool(options & 2))
+    return c.CreateFile(*at, file, fs, pages, bool(options & 1), owner, bool(options & 2))
 
 
 def _truncate(at: At, words: Words, known: _Known) -> Command:
     file = known.file(words.take("the file's name"))
+    if file in known.segments:
+        raise Wrong(f"{file} is a segment", "a segment keeps its length")
     return c.Truncate(*at, file, words.number("the length in pages", 0, c.MAX_PAGES))
 
 
@@ -125,6 +139,8 @@ def _file_range(verb: str) -> _Parser:
         pages = words.number("the number of pages", 0, c.MAX_PAGES)
         if verb == "fwrite" and offset + pages > c.MAX_PAGES:
             raise Wrong(f"fwrite ends at page {offset + pages}", f"files have at most {c.MAX_PAGES} pages")
+        if verb == "fwrite" and offset + pages > known.segments.get(file, c.MAX_PAGES):
+            raise Wrong(f"fwrite ends at page {offset + pages}", "a segment keeps its length")
         return c.FileRange(*at, verb, file, offset, pages)
     return parse
 
@@ -134,10 +150,20 @@ def _reclaim(at: At, words: Words, known: _Known) -> Command:
 
 
 def _reap(at: At, words: Words, known: _Known) -> Command:
+    return c.Reap(*at, _victim(words))
+
+
+def _oom_kill(at: At, words: Words, known: _Known) -> Command:
+    victim = _victim(words)
+    known.gone(range(victim, victim + 1))
+    return c.OomKill(*at, victim)
+
+
+def _victim(words: Words) -> int:
     victims = processes(words.take("the process"))
     if len(victims) != 1:
         raise words.wrong("the reaper takes one process at a time")
-    return c.Reap(*at, victims.start)
+    return victims.start
 
 
 def _drop_caches(at: At, words: Words, known: _Known) -> Command:
@@ -251,6 +277,12 @@ def _msync(at: In, words: Words, known: _Known) -> Command:
     return c.Msync(*at, *where, words.options(c.MSYNC))
 
 
+def _shm_lock(lock: bool) -> _ProcessParser:
+    def parse(at: In, words: Words, known: _Known) -> Command:
+        return c.ShmLock(*at, known.segment(words.take("the segment's name")), lock)
+    return parse
+
+
 def _rlimit(at: In, words: Words, known: _Known) -> Command:
     words.choice("the resource", ("memlock",))
     return c.Rlimit(*at, words.number("the limit in bytes", -1, LONG_MAX))
@@ -296,7 +328,7 @@ _Parser = Callable[[At, Words, _Known], Command]
 _ProcessParser = Callable[[In, Words, _Known], Command]
 
 CONTROLLER: dict[str, tuple[str, _Parser]] = {
-    "file": ("file F tmpfs|ext4 N [sparse] [huge]", _create_file),
+    "file": ("file F tmpfs|ext4|shm N [sparse] [huge] [uid=U]", _create_file),
     "truncate": ("truncate F N", _truncate),
     "punch": ("punch F OFF N", _file_range("punch")),
     "fadvise": ("fadvise F OFF N", _file_range("fadvise")),
@@ -307,6 +339,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
     "reap": ("reap pJ", _reap),
+    "oomkill": ("oomkill pJ", _oom_kill),
     "dropcaches": ("dropcaches N", _drop_caches),
     "sysctl": ("sysctl PATH VALUE", _sysctl),
     "sleep": ("sleep MS", _sleep),
@@ -330,6 +363,8 @@ PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "madvise": ("pJ madvise R OFF N ADVICE", _madvise),
     "mprotect": ("pJ mprotect R OFF N none|r|rw", _mprotect),
     "msync": ("pJ msync R OFF N [async] [sync] [invalidate]", _msync),
+    "shmlock": ("pJ shmlock F", _shm_lock(True)),
+    "shmunlock": ("pJ shmunlock F", _shm_lock(False)),
     "rlimit": ("pJ rlimit memlock BYTES", _rlimit),
     "setuid": ("pJ setuid U", _setuid),
     "cpu": ("pJ cpu C", _set_cpu),

@@ -36,8 +36,8 @@ def live() -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
 
 
 def huge(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
-    """Scenarios with transparent huge pages as recorded on `kernel` (docs/conformance.md says how): name -> scenario and
-    records; empty for a kernel they were not recorded on."""
+    """Scenarios with transparent huge pages as recorded on `kernel` (docs/conformance.md says how): name -> scenario
+    and records; empty for a kernel they were not recorded on."""
     unpacked = _huge()
     ending = f"@{kernel}.jsonl"
     names = [name.removesuffix(ending) for name in unpacked if name.endswith(ending)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import commands as c
 from . import races
@@ -289,8 +290,10 @@ class Runner:
     def create_file(self, command: c.CreateFile) -> Reply:
         if self.image:
             self.image.create(len(self.files), command.sparse)
-        options = {"huge": True} if command.huge else {}
-        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **options)
+        more: dict[str, Any] = {"owner": command.owner} if command.owner else {}
+        if command.huge:
+            more["huge"] = True
+        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
         return Reply()
@@ -350,11 +353,7 @@ def _mprotect(system: SystemUnderTest, command: c.Mprotect, pid: int, region: Re
 
 
 def _msync(system: SystemUnderTest, command: c.Msync, pid: int, region: Region) -> tuple[int, int]:
-    msync = getattr(system, "msync", None)
-    if msync is None:
-        raise NotSupported("msync")
-    ret, err = msync(pid, _address(region, command.offset), _bytes(command.pages), command.flags)
-    return ret, err
+    return system.msync(pid, _address(region, command.offset), _bytes(command.pages), command.flags)
 
 
 def _remap_pages(system: SystemUnderTest, command: c.RemapPages, pid: int, region: Region) -> tuple[int, int]:
@@ -375,6 +374,20 @@ def _reclaim(runner: Runner, command: c.Reclaim) -> Reply:
     if reclaim is None:
         raise NotSupported("reclaim on this system")
     return Reply(*reclaim(command.pages))
+
+
+def _oom_kill(runner: Runner, command: c.OomKill) -> Reply:
+    process = runner.processes[command.victim]
+    if process.pid is None or not runner.system.alive(process.pid):
+        return DEAD
+    runner.system.oom_kill(process.pid)
+    process.pid = None
+    return Reply()
+
+
+def _shm_lock(runner: Runner, command: c.ShmLock, pid: int) -> tuple[int, int]:
+    call = runner.system.shm_lock if command.lock else runner.system.shm_unlock
+    return call(pid, runner.file_id(command.segment))
 
 
 def _reap(runner: Runner, command: c.Reap) -> Reply:
@@ -409,6 +422,7 @@ ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
     c.MunlockAll: lambda runner, command, pid: runner.system.munlockall(pid),
     c.Rlimit: lambda runner, command, pid: runner.system.set_rlimit_memlock(
         pid, command.limit_bytes & UNSIGNED),
+    c.ShmLock: lambda runner, command, pid: _shm_lock(runner, command, pid),
     c.Setuid: lambda runner, command, pid: runner.system.setuid(pid, command.uid),
     c.SetCpu: Runner.set_cpu,
     c.LocalDrain: lambda runner, command, pid: (runner.image or runner.system).local_drain(pid),
@@ -423,6 +437,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
     c.Reap: lambda runner, command: _reap(runner, command),
+    c.OomKill: lambda runner, command: _oom_kill(runner, command),
     c.DropCaches: lambda runner, command: _written(runner.system.drop_caches(command.what)),
     c.Sysctl: lambda runner, command: _written(runner.system.sysctl(command.path, command.value)),
     c.Sleep: lambda runner, command: Reply(),
