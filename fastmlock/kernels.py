@@ -128,6 +128,7 @@ class Traits:
     pt_reclaim: int = 0             #: MADV_DONTNEED of all that a page table covers frees the table (6.14)
     huge_zero_cow: int = 0          #: a write to the huge zero page gets a THP, not ptes (6.13)
     huge_pmd_accessed: int = 0      #: zapping a young huge pmd of a file marks it accessed (6.12)
+    collapse_read_only: int = 0     #: memory that may not be written is collapsed too (6.17)
     cow_reuse_large: int = 0        #: a large folio all of whose references are one mm's maps is not copied (6.15)
     mlock_whole_folio: int = 0      #: rmap adding of all ptes of a large folio at once mlocks it (6.17)
     split_zeroes: int = 0           #: splitting a THP gives its zero-filled pages up for the zero page (6.12)
@@ -163,7 +164,7 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
                  gup_populates_stack=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
-                 pt_reclaim=1, huge_zero_cow=1, cow_reuse_large=1, mlock_whole_folio=1,
+                 pt_reclaim=1, huge_zero_cow=1, cow_reuse_large=1, collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
 
 RELEASES: dict[str, Traits] = {

@@ -49,7 +49,7 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_MADV_COLLAPSE: "MADV_COLLAPSE", <int>F_KHUGEPAGED: "khugepaged",
+    <int>F_COLLAPSE_FILE: "MADV_COLLAPSE of a file",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_FAULT: "a fault on a swap entry",

@@ -7,7 +7,7 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, mlock, mlock_calls, mmap,
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, khugepaged, mlock, mlock_calls, mmap,
                               munlock, oom, protect, reclaim, remap, scan, shm, split, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
@@ -32,6 +32,7 @@ mmap.register(TABLE)
 exit_flow.register(TABLE)
 fork.register(TABLE)
 huge_memory.register(TABLE)
+khugepaged.register(TABLE)
 file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)

@@ -62,12 +62,12 @@ def do_huge_pmd_anonymous_page(k: Kernel, vma: Vma, addr: int, write: bool) -> N
     """A read maps the huge zero page, a write a new THP."""
     rmap.anon_vma_prepare(vma)
     if write:
-        _map_new_thp(k, vma, addr)
+        map_new_thp(k, vma, addr)
     else:
         vma.mm.pmds[addr] = Pmd(k.huge_zero_page, young=True)
 
 
-def _map_new_thp(k: Kernel, vma: Vma, addr: int, page: Page | None = None) -> None:
+def map_new_thp(k: Kernel, vma: Vma, addr: int, page: Page | None = None) -> None:
     page = page or k.alloc_huge_page()
     rmap.page_add_new_anon_rmap(k, page, vma, addr)
     locked = vma.flags & (VM_LOCKED | VM_SPECIAL) == VM_LOCKED
@@ -79,7 +79,7 @@ def do_huge_pmd_wp_page(k: Kernel, vma: Vma, addr: int, pmd: Pmd) -> bool:
     """A THP of our own is kept, any other is left to its ptes; from 6.13 the huge zero page is replaced. -> done"""
     if pmd.page.zero and k.traits.huge_zero_cow:
         rmap.anon_vma_prepare(vma)
-        _map_new_thp(k, vma, pmd_start(addr))
+        map_new_thp(k, vma, pmd_start(addr))
         return True
     if not pmd.page.zero and pmd.page.anon and _can_reuse_huge(k, pmd.page):
         pmd.page.exclusive = True

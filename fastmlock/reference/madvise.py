@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM
 
-from . import filemap, gup, huge_memory, memory, mmap, swap, truncate, vmscan
+from . import filemap, gup, huge_memory, khugepaged, memory, mmap, swap, truncate, vmscan
 from .state import (
     PTRS_PER_PTE,
     VM_DONTCOPY,
@@ -212,6 +212,10 @@ def madvise_pageout(k: Kernel, vma: Vma, start: int, end: int) -> int:
     return _cold_or_pageout(k, vma, start, end, True)
 
 
+def madvise_collapse(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    return khugepaged.madvise_collapse(k, vma, start, end)
+
+
 def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """Punch a hole into the file behind a shared writable mapping."""
     if vma.flags & VM_LOCKED or vma.file is None:
@@ -224,4 +228,5 @@ def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
 
 
 _ACTIONS = {WILLNEED: madvise_willneed, DONTNEED: madvise_dontneed, DONTNEED_LOCKED: madvise_dontneed_locked,
-            FREE: madvise_free, COLD: madvise_cold, PAGEOUT: madvise_pageout, REMOVE: madvise_remove}
+            FREE: madvise_free, COLLAPSE: madvise_collapse, COLD: madvise_cold, PAGEOUT: madvise_pageout,
+            REMOVE: madvise_remove}

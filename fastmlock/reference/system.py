@@ -11,6 +11,7 @@ from . import (
     filemap,
     gup,
     huge_memory,
+    khugepaged,
     madvise,
     memory,
     migrate,
@@ -208,8 +209,6 @@ class ReferenceSystem:
         task = self._enter(pid)
         if not madvise.madvise_behavior_valid(self.k, advice) or addr % PAGE_SIZE:
             return -1, EINVAL
-        if advice == madvise.COLLAPSE:
-            raise NotSupported("MADV_COLLAPSE")
         start, pages = addr >> PAGE_SHIFT, _pages_up(length)
         if (length and not pages) or start + pages >= 1 << 52:
             return -1, EINVAL
@@ -472,6 +471,12 @@ class ReferenceSystem:
         """Killed, and the OOM reaper is faster than its exit."""
         self.reap(pid)
         self.exit(pid)
+
+    def khugepaged(self) -> tuple[int, int]:
+        """Two whole scans of khugepaged."""
+        k = self._control()
+        khugepaged.khugepaged_do_scan(k, [mm for mm in self.address_spaces() if mm is not self._controller])
+        return OK
 
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""

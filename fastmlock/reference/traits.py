@@ -80,6 +80,7 @@ class Traits:
     huge_zero_cow: bool = False             # 6.13: a write to the huge zero page gets a THP
     pt_reclaim: bool = False                # 6.14: MADV_DONTNEED of all that a page table covers frees the table
     cow_reuse_large: bool = False           # 6.15: a THP all of whose references are one mm's ptes is not copied
+    collapse_read_only: bool = False        # 6.17: memory that may not be written is collapsed too
     mlock_whole_folio: bool = False         # 6.17: adding all ptes of a THP at once mlocks it
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
     gup_populates_stack: bool = True        # to 6.4: a locked stack that get_user_pages() extends is populated
@@ -112,7 +113,8 @@ def _table() -> dict[str, Traits]:
                    gup_populates_stack=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
-                   huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, mlock_whole_folio=True,
+                   huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
+                   mlock_whole_folio=True,
                    write_prefaults=False)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 

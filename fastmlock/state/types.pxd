@@ -422,6 +422,7 @@ cdef struct Traits:
     int32_t pt_reclaim          # MADV_DONTNEED of all that a page table covers frees the table (6.14)
     int32_t huge_zero_cow       # a write to the huge zero page gets a THP, not ptes (6.13)
     int32_t huge_pmd_accessed   # zapping a young huge pmd of a file marks it accessed
+    int32_t collapse_read_only  # memory that may not be written is collapsed too (6.17)
     int32_t cow_reuse_large     # 6.15: a large folio all of whose references are one mm's maps is not copied
     int32_t mlock_whole_folio   # rmap adding of all ptes of a large folio at once mlocks it (6.17)
     int32_t split_zeroes        # splitting a THP gives its zero-filled pages up for the zero page (6.12)
