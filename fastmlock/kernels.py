@@ -132,6 +132,11 @@ class Traits:
     cow_reuse_large: int = 0        #: a large folio all of whose references are one mm's maps is not copied (6.15)
     mlock_whole_folio: int = 0      #: rmap adding of all ptes of a large folio at once mlocks it (6.17)
     split_zeroes: int = 0           #: splitting a THP gives its zero-filled pages up for the zero page (6.12)
+    cow_frees_swap_cache: int = 1 #: a COW's old page that nobody maps any more leaves the swap cache (5.14)
+    zap_keeps_swap: int = 1  #: truncation passes over swap entries (through 5.17, not in stable 5.10)
+    swapin_marks: int = 1    #: a page read in from swap is mlocked where it is mapped first (through 6.10)
+    swapin_writable: int = 0 #: a page that is this process's alone is mapped writable on a read too (6.11)
+    shmem_swapin_direct: int = 0 #: tmpfs too reads past the swap cache (6.15)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (through 6.4)
     release: int = 517              #: major * 100 + minor, for reports
@@ -151,10 +156,12 @@ def with_patches(base: Traits, first: int) -> Traits:
 
 
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
-                pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0)
+                pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
+                zap_keeps_swap=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
-                 madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1)
+                 madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,
+                 zap_keeps_swap=0)
 _V6_1 = replace(_V5_18, release=601, drop_caches_drains=1, remove_maywrite=1, madv_collapse=1, exit_mmap_read=1,
                brk_finds_vma=1,
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
@@ -162,10 +169,11 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  folio_page_flags=1, huge_pmd_accessed=1, split_zeroes=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
-                 gup_populates_stack=0)
+                 gup_populates_stack=0, swapin_marks=0, swapin_writable=1)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
                  pt_reclaim=1, huge_zero_cow=1, cow_reuse_large=1, collapse_read_only=1, mlock_whole_folio=1,
-                 dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1)
+                 dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
+                 shmem_swapin_direct=1)
 
 RELEASES: dict[str, Traits] = {
     "5.10": _V5_10,

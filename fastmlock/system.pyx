@@ -49,10 +49,11 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
+    <int>F_COLLAPSE: "collapse of memory that is swapped out",
+    <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",
     <int>F_COLLAPSE_FILE: "MADV_COLLAPSE of a file",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
-    <int>F_FAULT: "a fault on a swap entry",
 }
 
 
@@ -185,7 +186,8 @@ cdef class System(View):
         if self.w.thp_enabled:
             pages = (leaves + 2) * 512
             leaves *= 2
-        self.reserve(pages=pages + 64, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
+        # reading ahead may bring back all that is swapped out
+        self.reserve(pages=pages + 64 + self.w.swap_used, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
 
     @property
@@ -515,7 +517,7 @@ cdef class System(View):
         kind, pfn = self.pte(pid, addr)
         if not self.find(pid, addr) or pfn == self.w.zero_page:
             return -_errno.EFAULT, 0
-        return (-_errno.ENOENT, 0) if kind == "-" else (0, 0)
+        return (-_errno.ENOENT, 0) if kind in "-s" else (0, 0)
 
     def local_drain(self, int pid):
         """lru_add_drain() on the process's cpu."""

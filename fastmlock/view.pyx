@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """What can be seen of a simulated machine from outside: /proc/vmstat, smaps, pagemap, kpageflags and their like."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from fastmlock.mm.filemap cimport find_get_page
+from fastmlock.mm.filemap cimport find_get_page, swapped_slot
 from fastmlock.mm.page cimport page_mapcount
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma
@@ -104,6 +104,28 @@ cdef class View(WorldHandle):
             at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
         return out
 
+    @property
+    def swap_sizes(self):
+        """Slots of the swap device, how many are in use, and of how many the page is in the swap cache; 0 0 0 without."""
+        cached = int((self.swap["page"] != 0).sum())
+        return max(self.w.swap_pages - 1, 0), self.w.swap_used, cached
+
+    def swapped(self, int pid, addr, long pages):
+        """What of [addr, addr + pages) lies on the swap device, as smaps has it: (pages with a swap entry, their
+        proportional share in bytes, pages of a tmpfs file that are swapped out and not mapped here)."""
+        cdef World *w = self.w
+        cdef uint32_t vma = self.find(pid, addr)
+        cdef Vma *v = &w.vmas[vma]
+        cdef int64_t entries = 0, share = 0, shmem = 0, vpn = addr >> 12
+        own = v.flags & VM_WRITE and not v.flags & VM_SHARED
+        for i, pte in enumerate(self.ptes(pid, addr, pages).tolist()):
+            if pte & PTE_SWAP:
+                entries += 1
+                share += (4096 << 12) // max(w.swap[pte >> 12].count, 1)
+            if vma and v.mapping and not (own and pte) and swapped_slot(w, v.mapping, vpn + i - v.start + v.pgoff):
+                shmem += 1
+        return entries, share >> 12, shmem
+
     def page(self, long pfn):
         """(mapcount, flag letters, mlock_count or -1 where it is not valid)"""
         cdef Page *p = &self.w.pages[pfn]
@@ -120,4 +142,6 @@ cdef class View(WorldHandle):
         return self.w.mappings[file].size
 
     def cached(self, int file, long index):
-        return find_get_page(self.w, file, index)
+        """What mincore() sees: the page cache, and for what is swapped out the swap cache. 0 if nothing is there."""
+        slot = swapped_slot(self.w, file, index)
+        return self.w.swap[<uint32_t>slot].page if slot else find_get_page(self.w, file, index)

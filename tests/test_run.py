@@ -39,8 +39,9 @@ def shape(record):
 
 @pytest.mark.parametrize("kernel", ["5.10", "5.17-rc5", "6.1", "6.12"])
 def test_same_shape_as_recordings(kernel):
-    """Up to the first mapping that the real kernel refused, which the small system does not."""
-    for name in recordings.scenarios(kernel):
+    """Up to the first mapping that the real kernel refused, which the small system does not. (Of the own recordings,
+    those with mremap of a part go beyond it.)"""
+    for name in [name for name in recordings.scenarios(kernel) if not name.startswith("s31r")]:
         real = recordings.load(kernel, name)[1:]
         mine = records(recordings.text(name))[1:]
         assert len(mine) == len(real)

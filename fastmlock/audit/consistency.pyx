@@ -34,6 +34,7 @@ cdef struct Counts:
     int64_t entries             # page-table entries found inside VMAs, of one mm
     int64_t present             # of them, pages
     int64_t waiting             # of them, migration entries
+    int32_t *swapped            # page-table entries and files that refer to each swap slot
 
 
 cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *huge, int32_t *locked, Counts *c) noexcept nogil:
@@ -56,6 +57,8 @@ cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *huge, int3
         c.entries += 1
         if pte & PTE_MIGRATION:
             c.waiting += 1
+        if pte & PTE_SWAP:
+            c.swapped[pte_pfn(pte)] += 1
         if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
             c.present += 1
             mapped[pte_pfn(pte)] += 1
@@ -106,8 +109,11 @@ def problems(WorldHandle world):
     mapped_, huge_, locked_, held_, munlocks_, cached_ = (np.zeros(n, np.int32) for _ in range(6))
     cdef int32_t[::1] mapped = mapped_, huge = huge_, locked = locked_, held = held_, munlocks = munlocks_
     cdef int32_t[::1] cached = cached_
-    _address_spaces(world, mapped, huge, locked, out)
-    _holders(world, held, munlocks, cached, out)
+    swapped_ = np.zeros(max(w.swap_pages, 1), np.int32)
+    cdef int32_t[::1] swapped = swapped_
+    _address_spaces(world, mapped, huge, locked, swapped, out)
+    _holders(world, held, munlocks, cached, swapped, out)
+    _swap(world, cached, swapped, out)
     _pages(world, mapped, huge, locked, held, munlocks, cached, out)
     _lists(world, out)
     _counters(world, mapped_ + huge_[_heads(world)], out)
@@ -121,12 +127,14 @@ def _heads(WorldHandle world):
     return np.where(pages["flags"] & K.PG_tail, pages["compound_head"], np.arange(len(pages)))
 
 
-cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[::1] locked, list out):
+cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[::1] locked,
+                     int32_t[::1] swapped, list out):
     cdef World *w = world.w
     cdef int64_t pages, locked_pages, end, entries
     cdef uint32_t vma, prev, mm
     cdef int nr
     cdef Counts c
+    c.swapped = &swapped[0]
     tables = {}
     for leaf in range(1, w.leaves_used):
         if w.leaves[leaf].mm:
@@ -172,7 +180,26 @@ cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, 
             out.append(f"process {task}: {entries} page-table entries, {c.entries} of them in vmas, {c.waiting} waiting")
 
 
-cdef _holders(WorldHandle world, int32_t[::1] held, int32_t[::1] munlocks, int32_t[::1] cached, list out):
+cdef _swap(WorldHandle world, int32_t[::1] cached, int32_t[::1] swapped, list out):
+    """Every slot is counted once for each that refers to it, and it and its page in the swap cache know each other."""
+    cdef World *w = world.w
+    cdef uint32_t slot, page
+    cdef int64_t used = 0
+    for slot in range(w.swap_pages):
+        page = w.swap[slot].page
+        used += w.swap[slot].count != 0 or page != 0
+        if w.swap[slot].count != swapped[slot]:
+            out.append(f"swap slot {slot}: count {w.swap[slot].count}, {swapped[slot]} refer to it")
+        if page:
+            cached[page] += 1
+            if not w.pages[page].flags & PG_swapcache or w.pages[page].private_ != slot:
+                out.append(f"page {page}: in the swap cache at {slot}, but says otherwise")
+    if used != w.swap_used:
+        out.append(f"{used} swap slots in use, {w.swap_used} counted")
+
+
+cdef _holders(WorldHandle world, int32_t[::1] held, int32_t[::1] munlocks, int32_t[::1] cached, int32_t[::1] swapped,
+              list out):
     cdef World *w = world.w
     cdef PageVec *pv
     cdef Mapping *m
@@ -193,11 +220,13 @@ cdef _holders(WorldHandle world, int32_t[::1] held, int32_t[::1] munlocks, int32
         nr = 0
         for i in range(m.capacity):
             page = w.cache[m.base + i]
-            if page and page != <uint32_t>SHADOW:
+            if page and page < <uint32_t>SWAPPED:
                 nr += 1
                 cached[page] += 1
                 if w.pages[page].mapping != <uint32_t>mapping or w.pages[page].index != i or w.pages[page].flags & PG_anon:
                     out.append(f"page {page}: in the cache of file {mapping} at {i}, but says otherwise")
+            elif page and page != <uint32_t>SHADOW:
+                swapped[page & ~<uint32_t>SWAPPED] += 1
         if nr != m.nrpages:
             out.append(f"file {mapping}: nrpages {m.nrpages}, {nr} pages cached")
 

@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from . import DIFFERS, DONE, InputError
@@ -24,6 +25,9 @@ def register(commands: Any) -> None:
                      help="print these files of /proc as they are in the end, in place of the records: vmstat, "
                           "meminfo, "
                           "status, smaps, pagemap, kpageflags, kpagecount")
+    sub.add_argument("--swap", metavar="PAGES", type=_swap, help=(
+        "with a swap device of so many pages (0: without one); else as the scenario says with a line swap PAGES, or "
+        "16384 if its name begins with s31"))
     sub.add_argument("--reference", action="store_true", help="run the plain Python reference, not the compiled model")
     sub.add_argument("-o", "--output", metavar="FILE", help="write the records to this file")
     sub.set_defaults(command=command)
@@ -38,6 +42,8 @@ def command(arguments: argparse.Namespace) -> int:
 
     kernels.get(arguments.kernel)
     scenario = _scenario(arguments.scenario)
+    if arguments.swap is not None:
+        scenario = replace(scenario, swap_pages=arguments.swap)
     real = _recording(arguments.against, arguments.scenario) if arguments.against else None
     system = factory(reference=arguments.reference)(arguments.kernel)
     if arguments.show and arguments.reference:
@@ -64,6 +70,14 @@ def command(arguments: argparse.Namespace) -> int:
         print(*one.lines(), sep="\n")
     print(comparison)
     return DONE if comparison.ok else DIFFERS
+
+
+def _swap(text: str) -> int:
+    from fastmlock.scenario.commands import MAX_SWAP, MIN_SWAP
+
+    if not text.isdecimal() or (int(text) and not MIN_SWAP <= int(text) <= MAX_SWAP):
+        raise argparse.ArgumentTypeError(f"{text!r}: give 0, or {MIN_SWAP} to {MAX_SWAP} pages")
+    return int(text)
 
 
 def _files(text: str) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Packs a folder of scenarios and recordings into the archives that the package ships.
 
-    python -m fastmlock.data.pack ORACLE [DESTINATION]
+    python -m fastmlock.data.pack ORACLE [DESTINATION [SUBJECT]]
 
-ORACLE holds scenarios/NAME.txt and results/KERNEL/NAME.jsonl. The same input gives the same bytes.
+ORACLE holds scenarios/NAME.txt and results/KERNEL/NAME.jsonl. With SUBJECT they are a set of the project's own, beside
+the given recordings. The same input gives the same bytes.
 """
 from __future__ import annotations
 
@@ -26,11 +27,12 @@ def archive(files: list[Path]) -> bytes:
     return lzma.compress(packed.getvalue(), preset=9 | lzma.PRESET_EXTREME)
 
 
-def pack(oracle: Path, destination: Path) -> list[Path]:
+def pack(oracle: Path, destination: Path, subject: str = "") -> list[Path]:
     """Writes all archives; -> their paths. Raises OSError, and ValueError where there is nothing."""
-    sources = {"scenarios": sorted((oracle / "scenarios").glob("*.txt"))}
+    own = f"own-{subject}-" if subject else ""
+    sources = {f"{own}scenarios": sorted((oracle / "scenarios").glob("*.txt"))}
     for kernel in sorted((oracle / "results").iterdir()):
-        sources[f"recordings-{kernel.name}"] = sorted(kernel.glob("*.jsonl"))
+        sources[f"{own or 'recordings-'}{kernel.name}"] = sorted(kernel.glob("*.jsonl"))
     written = []
     for name, files in sources.items():
         if not files:
@@ -44,12 +46,12 @@ def pack(oracle: Path, destination: Path) -> list[Path]:
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) not in (1, 2):
+    if len(argv) not in (1, 2, 3):
         print(__doc__, file=sys.stderr)
         return 2
-    destination = Path(argv[1]) if len(argv) == 2 else Path(__file__).parent
+    destination = Path(argv[1]) if len(argv) > 1 else Path(__file__).parent
     try:
-        written = pack(Path(argv[0]), destination)
+        written = pack(Path(argv[0]), destination, *argv[2:])
     except (OSError, ValueError) as error:
         print(f"pack: {error}", file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.thp cimport covers_pmd, huge_start, thp_allowed, thp_total_mapcount
+from fastmlock.mm.swapfile cimport free_swap_cache, try_to_free_swap
 from fastmlock.mm.vma cimport find_vma, vma_pages
 
 cdef enum:
@@ -112,11 +113,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             return REQ_ERROR
         pte = pte_get(w, f.i, entry)
         if pte & PTE_MIGRATION:             # migration_entry_wait(), then the fault is taken again
-            return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, pte_pfn(pte))
+            return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, compound_head(w, pte_pfn(pte)))
         if pte & PTE_SWAP:
-            w.unsupported = F_FAULT
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
+            return become(t, f, F_SWAP_FAULT)
         if pte & PTE_PRESENT:
             if write and not pte & PTE_WRITE:
                 return ask(t, f, FT_WP, REQ_SPIN_LOCK, LK_PTL, f.i)
@@ -196,10 +195,12 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             return REQ_ERROR
         if pgoff >= w.mappings[v.mapping].size:
             return ret(t, -SIGBUS)
-        if write and not v.flags & VM_SHARED:
+        if write and not v.flags & VM_SHARED and not f.k:
             f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
             if not f.k:
                 return REQ_ERROR
+        if swapped_slot(w, v.mapping, pgoff):
+            return call(w, t, f, FT_PAGE, F_SHMEM_SWAPIN, v.mapping, pgoff)
         f.j = find_get_page(w, v.mapping, pgoff)
         if f.j and test_clear_readahead(w, f.j):
             # the marker starts more read-ahead (none is modelled), for which mmap_lock is dropped: begin again
@@ -314,6 +315,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = FT_COPY
     if f.pc == FT_WP_DRAINED:
         head = compound_head(w, f.j)
+        if w.tr.cow_reuse_refcount and w.pages[head].refcount == 2 and not test(w, head, PG_locked):
+            try_to_free_swap(w, head)
         if w.pages[head].refcount == 1 and w.pages[f.j].mapcount == 1 and not test(w, head, PG_locked):
             f.pc = FT_REUSE
         else:
@@ -374,6 +377,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, FT_OLD_DONE, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
     if f.pc == FT_OLD_DONE:
         w.pages[f.j].refcount -= 1          # the entry's reference; the fault's own follows
+        if w.tr.cow_frees_swap_cache:
+            free_swap_cache(w, f.j)
         if put_page_testzero(w, f.j):
             return call(w, t, f, FT_DONE, F_FREE_PAGE, f.j)
         return ret(t, 0)

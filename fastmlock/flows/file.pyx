@@ -8,11 +8,13 @@ from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.interval_tree cimport tree_next
 from fastmlock.mm.lru cimport *
+from fastmlock.mm.swapfile cimport free_swap_and_cache
 from fastmlock.mm.vma cimport vma_pages
 
 cdef enum:
     FILE_SYNCED = 1             # the pages are clean afterwards
     ZAP_KEEP_COWED = 1
+    ZAP_OF_FILE = 2
 
 
 cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
@@ -21,6 +23,8 @@ cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
     while f.i < f.c:
+        if swapped_slot(w, <uint32_t>f.a, f.b + f.i):
+            return call(w, t, f, 0, F_SHMEM_SWAPIN, f.a, f.b + f.i)
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
         f.i += 1
         m.size = max(m.size, f.b + f.i)
@@ -49,6 +53,8 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
     while f.i < f.c and f.b + f.i < m.size:
+        if swapped_slot(w, <uint32_t>f.a, f.b + f.i):
+            return call(w, t, f, 0, F_SHMEM_SWAPIN, f.a, f.b + f.i)
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
         if not page and not m.shmem:
             return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 4, 3)
@@ -97,7 +103,7 @@ cdef int unmap_mapping_range(World *w, Task *t, Frame *f) noexcept nogil:
         v = &w.vmas[w.nodes[f.i].vma]
         start = v.start + max(f.b - v.pgoff, 0)
         end = v.start + min(f.c - v.pgoff, vma_pages(v))
-        return call(w, t, f, ZF_ZAPPED, F_ZAP, w.nodes[f.i].vma, start, end, f.d)
+        return call(w, t, f, ZF_ZAPPED, F_ZAP, w.nodes[f.i].vma, start, end, f.d | ZAP_OF_FILE)
     if f.pc == ZF_ZAPPED:
         return call(w, t, f, ZF_NEXT, F_FLUSH, 0)
     return ret(t, 0)
@@ -132,13 +138,19 @@ cdef uint32_t successor(World *w, uint32_t node) noexcept nogil:
 
 
 # ---- truncation and invalidation, a pagevec at a time
-cdef inline void pagevec_lookup(World *w, Frame *f, PageVec *pv, int64_t end) noexcept nogil:
-    """Fills a batch with the next pages of file a, from page b + i on and below `end`, a reference to each; j = 0."""
+cdef inline void pagevec_lookup(World *w, Frame *f, PageVec *pv, int64_t end, bint swapped) noexcept nogil:
+    """Fills a batch with the next pages of file a, from page b + i on and below `end`, a reference to each; j = 0. With
+    `swapped` those that are swapped out too, as their offset in the file, of kind 1."""
     cdef uint32_t page
     while f.b + f.i < end and pv.nr < w.tr.pvec_size:
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
         f.i += 1
-        if page:
+        pv.kind[pv.nr] = 0
+        if swapped and swapped_slot(w, <uint32_t>f.a, f.b + f.i - 1):
+            pv.page[pv.nr] = <uint32_t>(f.b + f.i - 1)
+            pv.kind[pv.nr] = 1
+            pv.nr += 1
+        elif page:
             get_page(w, page)
             pv.page[pv.nr] = page
             pv.nr += 1
@@ -159,7 +171,8 @@ cdef enum:
 
 cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
     """Pages [b, c) of mapping a go. d = the new size in pages (truncate: private copies go too, and the range is
-    unmapped once more behind it), or -1 (hole punch: they stay). i = position, relative to b, j = batch entry."""
+    unmapped once more behind it), or -1 (hole punch: they stay). i = position, relative to b, j = batch entry,
+    k = the batch has pages."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef int ti = task_index(w, t)
     cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
@@ -175,17 +188,30 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:
         if f.pc == TR_GATHER:
-            pagevec_lookup(w, f, pv, end)
+            pagevec_lookup(w, f, pv, end, True)
             f.pc = TR_PAGE
+            f.k = 0
             if not pv.nr:
                 if f.d >= 0:
                     return call(w, t, f, TR_AGAIN, F_ZAP_FILE, f.a, f.b, f.c, 0)
                 return sysret(t, 0, 0)
         if f.pc == TR_PAGE:
+            if f.j < pv.nr and pv.kind[f.j]:
+                page = swapped_slot(w, <uint32_t>f.a, pv.page[f.j])
+                if page:
+                    w.cache[m.base + pv.page[f.j]] = 0
+                    page = free_swap_and_cache(w, page)
+                pv.page[f.j] = 0
+                f.j += 1
+                if page:
+                    return call(w, t, f, TR_PAGE, F_FREE_PAGE, page)
+                continue
             if f.j < pv.nr:
+                f.k = 1
                 return ask(t, f, TR_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, pv.page[f.j])
             f.pc = TR_DRAINED
-            return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
+            if f.k:
+                return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
         if f.pc == TR_PAGE_LOCKED:
             page = pv.page[f.j]
             if w.pages[page].mapping != <uint32_t>f.a:          # it left the file while its lock was waited for
@@ -242,7 +268,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, IV_GATHER, F_DRAIN, t.cpu)
     while True:
         if f.pc == IV_GATHER:
-            pagevec_lookup(w, f, pv, end)
+            pagevec_lookup(w, f, pv, end, False)
             f.pc = IV_PAGE
             if not pv.nr:
                 if f.d and f.k:

@@ -49,6 +49,10 @@ cdef bint copy_ptes(World *w, Vma *src, Vma *dst, uint32_t leaf, int first, int 
             else:
                 pte_set(w, to, i, pte, src.mapping, linear_page_index(src, vpn))
         else:
+            if pte & PTE_SWAP:
+                w.swap[pte_pfn(pte)].count += 1
+                pte &= ~<uint64_t>PTE_SWP_EXCLUSIVE
+                pte_set(w, leaf, i, pte, 0, 0)
             pte_set(w, to, i, pte, 0, 0)
         i = next_pte(w, leaf, i + 1, end)
     return w.error == ERR_NONE
@@ -76,6 +80,7 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             f.j = vma_alloc(w, child, v.start, v.end, v.flags & ~<uint64_t>VM_LOCKED_MASK, v.pgoff, v.mapping)
             if not f.j:
                 return REQ_ERROR
+            w.vmas[f.j].swap_ra = v.swap_ra
             f.pc = FK_FILE
             if v.anon_vma and not v.flags & VM_WIPEONFORK:
                 return ask(t, f, FK_ANON, REQ_DOWN_WRITE, LK_ANON_VMA, w.anon_vmas[v.anon_vma].root)

@@ -93,6 +93,11 @@ cdef enum Flow:
     F_COLLAPSE_FILE         # collapse_file: a = vma, b = vpn; res = collapsed
     F_KHUGEPAGED            # one scan of everything that may be collapsed
     F_MADV_COLLAPSE         # a = vma, b = start, c = end; res = 0 or -errno
+    F_SWAP_FAULT            # do_swap_page: as F_FAULT
+    F_SWAP_READ             # swapin_readahead: a = vma (0: around the slot), b = vpn, c = slot; res = page
+    F_SWAP_WILLNEED         # a = vma, b = start, c = end
+    F_LOCAL_LRU_DRAIN       # lru_add_drain of the task's cpu
+    F_SHMEM_SWAPIN          # shmem_swapin_page: a = mapping, b = pgoff; res = page
     F_SYS_BRK               # a = the break asked for, in bytes; ret = the break
     F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
     F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached

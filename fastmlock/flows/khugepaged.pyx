@@ -23,6 +23,7 @@ cdef enum:
     SCAN_PMD_MAPPED = 2
     SCAN_AGAIN = 3              # a reference too many, or a page that cannot be had: EAGAIN
     SCAN_BUSY = 4               # too many entries are missing: EBUSY
+    SCAN_SWAPPED = 6            # it would have to be brought back first: not modelled
     SCAN_FAIL = 5               # it is the memory's nature: EINVAL
 
 cdef enum:
@@ -50,6 +51,8 @@ cdef int scan_pmd(World *w, uint32_t leaf, bint khugepaged) noexcept nogil:
             if khugepaged and none > MAX_PTES_NONE:
                 return SCAN_BUSY
             continue
+        if pte & PTE_SWAP:
+            return SCAN_SWAPPED
         if not pte & PTE_PRESENT:
             return SCAN_FAIL
         writable |= pte & PTE_WRITE != 0
@@ -125,6 +128,10 @@ cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
         f.d = scan_pmd(w, f.j, (f.c & BY_KHUGEPAGED) != 0)
         return ask(t, f, CL_SCANNED, REQ_SPIN_UNLOCK, LK_PTL, f.j)
     if f.pc == CL_SCANNED:
+        if f.d == SCAN_SWAPPED:
+            w.unsupported = F_COLLAPSE
+            w.error = ERR_UNSUPPORTED
+            return REQ_ERROR
         if f.d != SCAN_SUCCEED:
             return ret(t, f.d)
         f.k = alloc_thp(w, t.cpu, 0)

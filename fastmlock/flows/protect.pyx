@@ -5,6 +5,7 @@ from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.thp cimport thp_total_mapcount
+from fastmlock.mm.swapfile cimport free_swap_and_cache, try_to_free_swap
 from fastmlock.mm.vma cimport *
 
 cdef enum:
@@ -190,7 +191,7 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
         if advice == MADV_WILLNEED:
             if v.mapping and not w.mappings[v.mapping].shmem:
                 return call(w, t, f, MV_DONE, F_READAHEAD, v.mapping, f.b - v.start + v.pgoff, f.c - f.b)
-            return call(w, t, f, MV_DONE, F_DRAIN, t.cpu)
+            return call(w, t, f, MV_DONE, F_SWAP_WILLNEED, f.a, f.b, f.c)
         if is_populate(advice):
             return call(w, t, f, MV_DONE, F_MADV_POPULATE, f.b, f.c, advice == MADV_POPULATE_WRITE)
         if advice == MADV_COLLAPSE:
@@ -260,7 +261,12 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
                 get_page(w, f.i)
                 return ask(t, f, MV_SPLIT, REQ_SPIN_UNLOCK, LK_PTL, f.k)
             f.j += 1
-            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and madvise_free_page(w, t, pte_pfn(pte)):
+            if pte & PTE_SWAP:
+                pte_clear(w, f.k, f.j - 1)
+                page = free_swap_and_cache(w, pte_pfn(pte))
+                if page:
+                    return call(w, t, f, MV_PTL, F_FREE_PAGE, page)
+            elif (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and madvise_free_page(w, t, pte_pfn(pte)):
                 pte_flags(w, f.k, f.j - 1, 0, PTE_YOUNG | PTE_DIRTY)
                 if lazyfree(w, t, pte_pfn(pte)):
                     return call(w, t, f, MV_PTL, F_PVEC, t.cpu, PVEC_LAZYFREE)
@@ -277,8 +283,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef inline bint madvise_free_page(World *w, Task *t, uint32_t page) noexcept nogil:
-    if w.pages[page].flags & PG_dirty:
-        if w.pages[page].mapcount != 1:
+    if w.pages[page].flags & (PG_dirty | PG_swapcache):
+        if w.pages[page].mapcount != 1 or w.pages[page].flags & PG_swapcache and not try_to_free_swap(w, page):
             return False
         w.pages[page].flags &= ~<uint32_t>PG_dirty
     return True

@@ -1,17 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Reclaim and migration of single pages: MADV_COLD, MADV_PAGEOUT, compaction. (mm/vmscan.c, mm/migrate.c)
 
-The specification, section 2.8 and patches 08, 11 and 13. There is no swap: anonymous and tmpfs pages cannot leave.
+The specification, section 2.8 and patches 08, 11 and 13. Anonymous and tmpfs pages leave for the swap device, if one is on.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page, munlock_page
 from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED
 from fastmlock.flows.step cimport flow_fn
-from fastmlock.mm.filemap cimport delete_from_page_cache
+from fastmlock.mm.filemap cimport delete_from_page_cache, page_cache_to_swap
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
+from fastmlock.mm.swapfile cimport *
 from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
 
 
@@ -26,12 +27,16 @@ cdef enum:
     CO_SPLIT = 7
     CO_SPLIT_DONE = 8
     CO_SPLIT_PUT = 9
+    CO_RELEASED = 10
+
+cdef enum:
+    KEPT = 1024             # where in the task's gather the pages wait that shrink_page_list keeps
 
 
 cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
     """Pages of [b, c) in vma a that are mapped once: aged, then deactivated, or (d) isolated and reclaimed table by
     table. A THP is taken whole, or split if only part of it is meant. i = leaf, j = entry, k = page or position in the
-    isolated list (the task's gather)."""
+    isolated list (the task's gather); then i = pages freed, j = pages kept."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint32_t *isolated = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
     cdef uint64_t pte
@@ -89,8 +94,9 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
             f.j = next_pte(w, f.i, f.j, end)
             if f.j >= end:
                 f.b = w.leaves[f.i].vpn + 512
-                f.k = 0
-                return ask(t, f, CO_SHRINK, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+                page = f.i
+                f.i = f.j = f.k = 0
+                return ask(t, f, CO_SHRINK, REQ_SPIN_UNLOCK, LK_PTL, page)
             pte = pte_get(w, f.i, f.j)
             f.j += 1
             page = pte_pfn(pte)
@@ -119,12 +125,25 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
             page = isolated[f.k]
             f.k += 1
             f.pc = CO_SHRINK
-            if not t.res:
-                return call(w, t, f, CO_SHRINK, F_PUTBACK, page)
+            if t.res:
+                isolated[f.i] = page
+                f.i += 1
+            else:
+                isolated[KEPT + f.j] = page
+                f.j += 1
         if f.pc == CO_SHRINK:
             if f.k < t.gather:
+                w.pages[isolated[f.k]].flags &= ~<uint32_t>PG_active
                 return call(w, t, f, CO_SHRUNK, F_SHRINK_PAGE, isolated[f.k])
+            f.k = 0
+            f.pc = CO_RELEASED
+            if f.i:
+                return call(w, t, f, CO_RELEASED, F_RELEASE, list_ref(LIST_GATHER, task_index(w, t)), f.i)
+        if f.pc == CO_RELEASED:
             t.gather = 0
+            if f.k < f.j:
+                f.k += 1
+                return call(w, t, f, CO_RELEASED, F_PUTBACK, isolated[KEPT + f.k - 1])
             f.pc = CO_NEXT
 
 
@@ -132,7 +151,7 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
 cdef enum:
     SH_LOCKED = 1
     SH_UNMAPPED = 2
-    SH_FREE = 3
+    SH_ACTIVATE = 3
     SH_KEEP = 4
     SH_FREED = 5
     SH_REFERENCED = 6
@@ -158,53 +177,95 @@ cdef inline bint reclaimable(World *w, uint32_t page, int64_t seen) noexcept nog
     return False
 
 
+cdef inline bint writepage(World *w, int cpu, uint32_t page) noexcept nogil:
+    """A dirty page of tmpfs leaves its file for the swap cache (shmem_writepage); what is in the swap cache is written.
+    False if there is nowhere to write to."""
+    cdef Page *p = &w.pages[page]
+    cdef uint32_t slot
+    if not p.flags & PG_swapcache:
+        slot = get_swap_page(w, cpu)
+        if not slot:
+            return False
+        page_cache_to_swap(w, page, slot)       # whose reference is the swap cache's now
+        add_to_swap_cache(w, page, slot)
+        w.swap[slot].count = 1
+    p.flags &= ~<uint32_t>PG_dirty
+    return True
+
+
+cdef inline void remove_mapping(World *w, uint32_t page) noexcept nogil:
+    """Out of the swap cache or the page cache, which remember that reclaim took it."""
+    cdef Page *p = &w.pages[page]
+    if p.flags & PG_swapcache:
+        w.swap[p.private_].shadow = 1
+        delete_from_swap_cache(w, page)
+    else:
+        delete_from_page_cache(w, p.mapping, p.index, True)
+    p.refcount -= 1
+
+
 cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = page, b = ask for references; res = 1 if it was freed."""
-    cdef uint32_t page = <uint32_t>f.a
+    """a = page, b = ask for references; res = 1 if nobody has it any more but the caller, who isolated it. A page that
+    must stay is active behind it, unless it is locked, and one that is locked need not keep a slot."""
+    cdef uint32_t page = <uint32_t>f.a, slot
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
         if p.flags & PG_locked:
             return ret(t, 0)
         return ask(t, f, SH_LOCKED, REQ_LOCK_PAGE, LK_PAGE, page)
     if f.pc == SH_LOCKED:
-        if not page_evictable(w, page):
-            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
         f.pc = SH_REFERENCED
         t.res = 0
-        if f.b and p.mapcount:
+        if not page_evictable(w, page):
+            f.pc = SH_ACTIVATE
+        elif f.b and p.mapcount:
             return call(w, t, f, SH_REFERENCED, F_PAGE_REFERENCED, page)
     if f.pc == SH_REFERENCED:
         if f.b and not reclaimable(w, page, t.res):
             return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
-        if p.flags & PG_head and p.flags & PG_anon and p.flags & PG_swapbacked:
-            return call(w, t, f, SH_SPLIT, F_SPLIT_PAGE, page, 1)
         f.pc = SH_SPLIT
+        if p.flags & PG_head:
+            if not p.flags & PG_swapbacked:
+                w.unsupported = F_SHRINK_PAGE
+                w.error = ERR_UNSUPPORTED
+                return REQ_ERROR
+            return call(w, t, f, SH_SPLIT, F_SPLIT_PAGE, page, 1)       # its tails are reclaimed with it
     if f.pc == SH_SPLIT:
-        if p.flags & PG_anon and p.flags & PG_swapbacked:       # nowhere to swap to
-            p.flags |= PG_active
-            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        f.pc = SH_ACTIVATE if p.flags & PG_head else SH_UNMAPPED
+        if f.pc == SH_UNMAPPED \
+                and (p.flags & (PG_anon | PG_swapbacked | PG_swapcache)) == (PG_anon | PG_swapbacked):
+            slot = get_swap_page(w, t.cpu)
+            if slot:
+                add_to_swap(w, page, slot)
+            else:
+                f.pc = SH_ACTIVATE
         t.res = 1
-        f.pc = SH_UNMAPPED
-        if p.mapcount:
+        if p.mapcount and f.pc == SH_UNMAPPED:
             return call(w, t, f, SH_UNMAPPED, F_TRY_TO_UNMAP, page)
     if f.pc == SH_UNMAPPED:
         if not t.res:
-            if not p.flags & PG_mlocked:
-                p.flags |= PG_active
-        elif p.flags & PG_dirty and not p.flags & PG_anon:      # not written here; tmpfs refuses
+            f.pc = SH_ACTIVATE
+        elif p.flags & PG_anon and not p.flags & PG_swapbacked:         # lazily freed and still clean
+            if p.refcount == 1:
+                return ask(t, f, SH_FREED, REQ_UNLOCK_PAGE, LK_PAGE, page)
+        elif p.flags & PG_dirty and not p.flags & PG_swapbacked:        # a disk file's: not written here
+            f.pc = SH_ACTIVATE
+        elif p.refcount == 2 and (p.mapping or p.flags & PG_swapcache):     # the cache's and ours alone
+            if not p.flags & PG_dirty or writepage(w, t.cpu, page):
+                remove_mapping(w, page)
+                return ask(t, f, SH_FREED, REQ_UNLOCK_PAGE, LK_PAGE, page)
+            f.pc = SH_ACTIVATE
+    if f.pc == SH_ACTIVATE:
+        if p.flags & PG_mlocked or vm_swap_full(w):
+            try_to_free_swap(w, page)
+        if not p.flags & PG_mlocked:
             p.flags |= PG_active
-        elif p.flags & PG_anon or p.mapping and p.refcount == 2:    # lazily freed, or the cache's and ours alone
-            if not p.flags & PG_anon:
-                delete_from_page_cache(w, p.mapping, p.index, True)
-                p.refcount -= 1
-            p.flags &= ~<uint32_t>PG_unevictable
-            return ask(t, f, SH_FREE, REQ_UNLOCK_PAGE, LK_PAGE, page)
-        return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
-    if f.pc == SH_FREE:
-        f.pc = SH_FREED
-        if put_page_testzero(w, page):
-            return call(w, t, f, SH_FREED, F_FREE_PAGE, page)
-    return ret(t, f.pc == SH_FREED)
+    if f.pc == SH_FREED:
+        p.flags &= ~<uint32_t>PG_unevictable
+        return ret(t, 1)
+    if f.pc == SH_KEEP:
+        return ret(t, 0)
+    return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
 
 
 # ---- try_to_unmap
@@ -217,6 +278,25 @@ cdef enum:
     TU_END = 6
     TU_DONE = 7
     TU_PUT = 8
+
+
+cdef inline bint unmap_one(World *w, Vma *v, uint32_t leaf, int entry, uint64_t pte, uint32_t page) noexcept nogil:
+    """The entry becomes none or, of an anonymous page in the swap cache, a swap entry. True if it has to stay: the page
+    was freed lazily, and then written again or taken by somebody."""
+    cdef Page *p = &w.pages[page]
+    if pte & PTE_DIRTY:
+        p.flags |= PG_dirty
+    if (p.flags & (PG_anon | PG_swapbacked)) == PG_anon and (p.flags & PG_dirty or p.refcount != 1 + p.mapcount):
+        p.flags |= PG_swapbacked
+        return True
+    pte_clear(w, leaf, entry)
+    w.mms[v.mm].rss -= 1
+    if p.flags & PG_anon and p.flags & PG_swapbacked:
+        w.swap[p.private_].count += 1
+        pte_set(w, leaf, entry, mk_pte(p.private_, PTE_SWAP | (
+            PTE_SWP_EXCLUSIVE if w.tr.anon_exclusive and p.flags & PG_anon_exclusive else 0)), 0, 0)
+        p.flags &= ~<uint32_t>PG_anon_exclusive
+    return False
 
 
 cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
@@ -251,16 +331,9 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
                     called = mlock_page(w, t, f, TU_PTL_FREE, page)
                     if called != -1:
                         return called
-            elif p.flags & PG_anon and p.flags & PG_swapbacked:
-                f.k = 1                             # would need swap
-            elif p.flags & PG_anon and pte & PTE_DIRTY:
-                p.flags |= PG_swapbacked            # lazily freed, then written again
+            elif unmap_one(w, v, f.j, entry, pte, page):
                 f.k = 1
             else:
-                if pte & PTE_DIRTY:
-                    p.flags |= PG_dirty
-                pte_clear(w, f.j, entry)
-                w.mms[v.mm].rss -= 1
                 f.pc = TU_REMOVED
                 if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
                     return call(w, t, f, TU_REMOVED, F_CLEAR_MLOCK, page)
@@ -294,6 +367,7 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
     cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node, w.pages[page].memcg)
     cdef Page *p = &w.pages[page]
     cdef Page *n = &w.pages[new]
+    cdef uint32_t slot
     if not new:
         return 0
     n.flags |= p.flags & (PG_swapbacked | PG_dirty | PG_referenced | PG_active | PG_unevictable | PG_anon
@@ -302,6 +376,13 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
     n.index = p.index
     if not p.flags & PG_anon and p.mapping:
         w.cache[w.mappings[p.mapping].base + p.index] = new
+        n.refcount += 1
+        p.refcount -= 1
+    if p.flags & PG_swapcache:
+        slot = p.private_
+        p.private_ = 0
+        p.flags &= ~<uint32_t>PG_swapcache
+        add_to_swap_cache(w, new, slot)
         n.refcount += 1
         p.refcount -= 1
     p.mapping = 0
@@ -327,7 +408,8 @@ cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j:
             return call(w, t, f, MG_UNMAPPED, F_TRY_TO_MIGRATE, page)
     if f.pc == MG_UNMAPPED:
-        if p.mapcount or p.refcount != 1 + (1 if not p.flags & PG_anon and p.mapping else 0):
+        if p.mapcount or p.refcount != 1 + (1 if not p.flags & PG_anon and p.mapping else 0) + (
+                1 if p.flags & PG_swapcache else 0):
             f.pc = MG_FAILED
             if f.j:
                 return call(w, t, f, MG_FAILED, F_REMOVE_MIGRATION, page, page)

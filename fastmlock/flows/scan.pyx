@@ -86,6 +86,7 @@ cdef enum:
     SL_ADDED = 8
     SL_UNLOCKED = 9
     SL_PUT = 10
+    SL_RELEASED = 11
 
 
 cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
@@ -117,18 +118,20 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
             taken[f.i] = page
             f.i += 1
             page = lv.tail[f.b]
-        t.gather = f.i
+        t.gather = 0                            # freed ones gather in front
         return ask(t, f, SL_TAKEN, REQ_SPIN_UNLOCK, LK_LRU, f.k)
     if f.pc == SL_TAKEN:
         if not f.i:
             return ret(t, f.d)
         f.pc = SL_PAGE
     while True:
+        if f.pc == SL_RELEASED:
+            t.gather = 0
+            f.pc = SL_DRAINED
+            return REQ_RESCHED
         if f.pc == SL_PAGE:
             if f.j == f.i:
-                t.gather = 0
-                f.pc = SL_DRAINED
-                return REQ_RESCHED
+                return call(w, t, f, SL_RELEASED, F_RELEASE, list_ref(LIST_GATHER, task_index(w, t)), t.gather)
             page = taken[f.j]
             if f.b & 1:
                 f.pc = SL_UNLOCKED
@@ -145,6 +148,8 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = SL_ADD
         if f.pc == SL_SHRUNK:
             if t.res:
+                taken[t.gather] = page
+                t.gather += 1
                 f.d += 1
                 f.j += 1
                 f.pc = SL_PAGE

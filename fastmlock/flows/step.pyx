@@ -7,8 +7,9 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, khugepaged, mlock, mlock_calls, mmap,
-                              munlock, oom, protect, reclaim, remap, scan, shm, split, synthetic, unmap)
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, khugepaged, mlock,
+                              mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split, swapin, synthetic,
+                              unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -41,6 +42,7 @@ scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
 split.register(TABLE)
+swapin.register(TABLE)
 brk.register(TABLE)
 synthetic.register(TABLE)
 

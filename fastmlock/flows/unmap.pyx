@@ -10,6 +10,7 @@ from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport pte_munlocks
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
+from fastmlock.mm.swapfile cimport free_swap_and_cache, free_swap_cache
 from fastmlock.mm.vma cimport *
 
 
@@ -29,6 +30,7 @@ cdef enum:
 cdef enum:
     ZAP_RECLAIM_PT = 2
     ZAP_KEEP_COWED = 1          # only pages of the file itself (hole punch keeps private copies)
+    ZAP_OF_FILE = 2             # unmap_mapping_range()
 
 cdef enum:
     GATHER_FULL = 1
@@ -89,6 +91,13 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 f.b += 1
                 continue
             f.b += 1
+            if pte & PTE_SWAP:
+                if not f.d & (ZAP_KEEP_COWED | (ZAP_OF_FILE if w.tr.zap_keeps_swap else 0)):
+                    pte_clear(w, f.i, entry)
+                    f.j = <int32_t>free_swap_and_cache(w, pte_pfn(pte))
+                    if f.j:
+                        return call(w, t, f, ZP_ENTRY, F_FREE_PAGE, f.j)
+                continue
             pte_clear(w, f.i, entry)
             if not pte & PTE_PRESENT or pte & PTE_SPECIAL:
                 continue
@@ -153,6 +162,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
 
 cdef int tlb_flush_mmu(World *w, Task *t, Frame *f) noexcept nogil:
     """free_pages_and_swap_cache of the task's gather: with swap configured, and through 6.12, behind a local drain."""
+    cdef uint32_t *gather
+    cdef int i
     if f.pc == 0:
         if not t.gather:
             return ret(t, 0)
@@ -161,6 +172,10 @@ cdef int tlb_flush_mmu(World *w, Task *t, Frame *f) noexcept nogil:
         if w.tr.gather_drains:
             return call(w, t, f, 1, F_DRAIN, t.cpu)
     if f.pc == 1:
+        if w.swap_used:
+            gather = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
+            for i in range(t.gather):
+                free_swap_cache(w, gather[i])
         return call(w, t, f, 2, F_RELEASE, list_ref(LIST_GATHER, task_index(w, t)), t.gather)
     t.gather = 0
     return ret(t, 0)

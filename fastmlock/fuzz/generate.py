@@ -34,15 +34,17 @@ class Profile:
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
     huge: bool = False
     """Anonymous regions of huge pages, and commands that cut them."""
+    swap: float = 0.4
+    """How many programs have a swap device."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
     """How often a command is followed by a drain; each program takes one of these."""
 
 
 EVERYTHING = Profile()
 HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync"}))
-LIVE = Profile(ext4=False)
+LIVE = Profile(ext4=False, swap=0)
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
-EMULATED = Profile(ext4=False, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
+EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
                                          "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
@@ -71,6 +73,8 @@ class _Writer:
         self.started = 0
         self.moves = rng.random() < 0.25
         self.advise = ""
+        self.swaps = 0
+        """How much oftener than else memory is paged out."""
 
     # ---- choices
 
@@ -239,7 +243,8 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        choice = [word for word in ADVICE if word not in self.profile.leave_out]
+        words = (*ADVICE, *self.swaps * ("pageout", "pageout"))
+        choice = [word for word in words if word not in self.profile.leave_out]
         return f"{who} madvise {name} {off} {pages} {self.rng.choice(choice)}"
 
     def mprotect(self) -> str | None:
@@ -327,7 +332,7 @@ class _Writer:
             "mmap": (14, self.mmap), "munmap": (6, self.range_call("munmap")), "mlock": (14, self.range_call("mlock")),
             "mlock2": (6, self.range_call("mlock2")), "munlock": (9, self.range_call("munlock")),
             "mlockall": (2, self.mlockall), "munlockall": (1.5, lambda: f"{self.anyone()} munlockall"),
-            "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7, self.madvise),
+            "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7 + 2 * self.swaps, self.madvise),
             "mprotect": (4, self.mprotect), "msync": (0.4, self.msync), "rlimit": (1, self.rlimit),
             "setuid": (0.7, self.setuid), "cpu": (2, self.cpu), "ldrain": (2, self.ldrain),
             "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
@@ -361,6 +366,9 @@ class _Writer:
         self.lines.insert(0, f"procs {self.started}")
         if profile.huge:
             self.lines.insert(1, "sysctl /sys/kernel/mm/transparent_hugepage/enabled madvise")
+        if self.chance(profile.swap):
+            self.swaps = 5
+            self.lines.insert(1, f"swap {rng.choice((40, 600, 4096))}")
         self.alive = {p: _Process() for p in range(self.started)}
         for _ in range(self.started):
             if self.chance(0.8):

@@ -9,7 +9,17 @@ cdef inline uint32_t find_get_page(World *w, uint32_t mapping, int64_t pgoff) no
     cdef Mapping *m = &w.mappings[mapping]
     if pgoff < 0 or pgoff >= m.capacity:
         return 0
-    return w.cache[m.base + pgoff] if w.cache[m.base + pgoff] != <uint32_t>SHADOW else 0
+    return w.cache[m.base + pgoff] if w.cache[m.base + pgoff] < <uint32_t>SWAPPED else 0
+
+
+cdef inline uint32_t swapped_slot(World *w, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """The swap slot of a page of the file that is swapped out, 0 if it is not."""
+    cdef Mapping *m = &w.mappings[mapping]
+    cdef uint32_t there
+    if pgoff < 0 or pgoff >= m.capacity:
+        return 0
+    there = w.cache[m.base + pgoff]
+    return there & ~<uint32_t>SWAPPED if there >= <uint32_t>SWAPPED and there != <uint32_t>SHADOW else 0
 
 
 cdef inline uint32_t add_to_page_cache(World *w, int cpu, uint32_t mapping, int64_t pgoff) noexcept nogil:
@@ -44,3 +54,11 @@ cdef inline void delete_from_page_cache(World *w, uint32_t mapping, int64_t pgof
     w.pages[w.cache[m.base + pgoff]].mapping = 0
     w.cache[m.base + pgoff] = <uint32_t>SHADOW if shadow and not m.shmem else 0
     m.nrpages -= 1
+
+
+cdef inline void page_cache_to_swap(World *w, uint32_t page, uint32_t slot) noexcept nogil:
+    """The cache forgets the page, and where it lies now; its reference is the caller's."""
+    cdef Page *p = &w.pages[page]
+    w.cache[w.mappings[p.mapping].base + p.index] = <uint32_t>SWAPPED | slot
+    w.mappings[p.mapping].nrpages -= 1
+    p.mapping = 0

@@ -13,6 +13,7 @@ cdef enum Pte:
     PTE_SPECIAL = 16        # the zero page: no struct page for the VM
     PTE_SWAP = 32
     PTE_MIGRATION = 64
+    PTE_SWP_EXCLUSIVE = 128 # of a swap entry: the page was this process's alone (5.19)
 
 
 cdef inline uint32_t pte_pfn(uint64_t pte) noexcept nogil:

@@ -20,6 +20,20 @@ cdef inline void page_add_new_anon_rmap(World *w, int cpu, uint32_t page, Vma *v
     mod_state(w, cpu, ST_ANON_MAPPED, 1)
 
 
+cdef inline void page_add_swapped_rmap(World *w, int cpu, uint32_t page, Vma *vma, int64_t vpn, bint own) noexcept nogil:
+    """A page that was swapped in is mapped. The first mapping makes it anonymous: of the vma's own anon_vma, or of the
+    root, where all who may share it are found."""
+    cdef Page *p = &w.pages[page]
+    p.mapcount += 1
+    touch(w, page, 1)
+    if p.mapcount == 1:
+        mod_state(w, cpu, ST_ANON_MAPPED, 1)
+    if not p.flags & PG_anon:
+        p.flags |= PG_anon
+        p.mapping = vma.anon_vma if own else w.anon_vmas[vma.anon_vma].root
+        p.index = linear_page_index(vma, vpn)
+
+
 cdef inline void page_dup_rmap(World *w, uint32_t page) noexcept nogil:
     w.pages[page].mapcount += 1
     touch(w, page, 1)

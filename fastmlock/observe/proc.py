@@ -37,9 +37,12 @@ def vmstat(system: System) -> str:
 
 
 def meminfo(system: System) -> str:
-    """/proc/meminfo: the lines of the LRU lists, Unevictable, Mlocked and what is mapped, in kB."""
+    """/proc/meminfo: the lines of swap, the LRU lists, Unevictable, Mlocked and what is mapped, in kB."""
     stat = system.stat_refresh()
-    return "".join(f"{name:<16}{int(sum(stat[i] for i in which)) * 4:8} kB\n" for name, which in _MEMINFO)
+    total, used, cached = system.swap_sizes
+    lines = [("SwapCached:", cached)] + [(name, int(sum(stat[i] for i in which))) for name, which in _MEMINFO]
+    lines[9:9] = [("SwapTotal:", total), ("SwapFree:", total - used)]
+    return "".join(f"{name:<16}{pages * 4:8} kB\n" for name, pages in lines)
 
 
 def _entries(system: System, pid: int) -> list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
@@ -55,14 +58,16 @@ def _entries(system: System, pid: int) -> list[tuple[tuple[int, ...], np.ndarray
 def status(system: System, pid: int) -> str:
     """/proc/PID/status: its number, cpu and memory lines, in kB."""
     rss = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
-    size = 0
+    size = swapped = 0
     for vma, _, pages in _entries(system, pid):
         size += vma[1] - vma[0]
+        swapped += 4 * system.swapped(pid, vma[0], (vma[1] - vma[0]) >> 12)[0]
         anon = (pages["flags"] & np.uint32(K.PG_anon)) != 0
         shmem = ~anon & ((pages["flags"] & np.uint32(K.PG_swapbacked)) != 0)
         for name, which in (("RssAnon", anon), ("RssShmem", shmem), ("RssFile", ~anon & ~shmem)):
             rss[name] += 4 * int(which.sum())
-    lines = [("VmSize", size >> 10), ("VmLck", system.vm_lck(pid)), ("VmRSS", sum(rss.values())), *rss.items()]
+    lines = [("VmSize", size >> 10), ("VmLck", system.vm_lck(pid)), ("VmRSS", sum(rss.values())), *rss.items(),
+             ("VmSwap", swapped)]
     return f"Pid:\t{pid}\n" + "".join(f"{name}:\t{value:8} kB\n" for name, value in lines)
 
 
@@ -76,14 +81,15 @@ def smaps(system: System, pid: int) -> str:
         rights = "".join(letter if flags & bit else "-" for bit, letter in ((1, "r"), (2, "w"), (4, "x")))
         head = f"{start:08x}-{end:08x} {rights}{'s' if flags & VM_SHARED else 'p'} {offset:08x} 00:00 {file} "
         text.append(head.ljust(73) + f"file{file}\n" if file else head + "\n")
-        text += [f"{name + ':':<16}{value:8} kB\n" for name, value in _sizes(system, vma, entries, pages)]
+        text += [f"{name + ':':<16}{value:8} kB\n" for name, value in _sizes(system, pid, vma, entries, pages)]
         text.append(f"THPeligible:    {0:8}\nVmFlags: ")
         text += [f"{word} " for bit, word in _VM_FLAGS if flags & bit and (word != "lf" or system.smaps_shows_lf)]
         text.append("\n")
     return "".join(text)
 
 
-def _sizes(system: System, vma: tuple[int, ...], entries: np.ndarray, pages: np.ndarray) -> list[tuple[str, int]]:
+def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray,
+           pages: np.ndarray) -> list[tuple[str, int]]:
     """The size fields of one VMA, in the kernel's order (smaps_account, __show_smap)."""
     flags = pages["flags"]
     mapcount = np.maximum(pages["mapcount"], 1).astype(np.int64)
@@ -101,6 +107,7 @@ def _sizes(system: System, vma: tuple[int, ...], entries: np.ndarray, pages: np.
         return int(pss[which].sum()) >> (10 + PSS_SHIFT)
 
     every = np.ones(len(pages), bool)
+    swapped, swap_pss, of_file = system.swapped(pid, vma[0], (vma[1] - vma[0]) >> 12)
     out = [("Size", (vma[1] - vma[0]) >> 10), ("KernelPageSize", 4), ("MMUPageSize", 4), ("Rss", kb(every)),
            ("Pss", share(every))]
     if system.release >= 600:
@@ -111,6 +118,7 @@ def _sizes(system: System, vma: tuple[int, ...], entries: np.ndarray, pages: np.
     if system.release >= 604:
         out.append(("KSM", kb((flags & np.uint32(K.PG_ksm)) != 0)))
     out += [("LazyFree", kb(lazy)), ("AnonHugePages", 0), ("ShmemPmdMapped", 0), ("FilePmdMapped", 0),
-            ("Shared_Hugetlb", 0), ("Private_Hugetlb", 0), ("Swap", 0), ("SwapPss", 0),
+            ("Shared_Hugetlb", 0), ("Private_Hugetlb", 0), ("Swap", 4 * (swapped + of_file)),
+            ("SwapPss", swap_pss >> 10),
             ("Locked", share(every) if vma[2] & VM_LOCKED else 0)]
     return out

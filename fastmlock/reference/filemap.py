@@ -22,6 +22,12 @@ def add_to_page_cache(k: Kernel, file: File, index: int) -> Page:
     return page                       # the allocation's reference is the page cache's from now on
 
 
+def replace_in_page_cache(file: File, index: int, page: Page) -> None:
+    """A page that exists takes its place in the cache; the caller's reference is the cache's from now on."""
+    page.mapping, page.index = file, index
+    file.pages[index] = page
+
+
 def delete_from_page_cache(k: Kernel, page: Page, *, shadow: bool = False) -> None:
     """Take the page out of the cache and drop the cache's reference."""
     file = page.mapping

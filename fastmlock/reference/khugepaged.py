@@ -38,6 +38,8 @@ def scan_pmd(k: Kernel, mm: Mm, addr: int, *, khugepaged: bool) -> Scan:
     """`hpage_collapse_scan_pmd` of the page table at addr."""
     if addr not in mm.tables:
         return Scan.FAIL
+    if any(addr <= at < addr + HPAGE_PMD_NR for at in mm.swapped):
+        raise NotSupported("collapse of memory that is swapped out")
     shared = referenced = 0
     writable = False
     entries = [pte for _, pte in mm.present(addr, addr + HPAGE_PMD_NR)]

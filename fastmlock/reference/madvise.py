@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM
 
-from . import filemap, gup, huge_memory, khugepaged, memory, mmap, swap, truncate, vmscan
+from . import filemap, gup, huge_memory, khugepaged, memory, mmap, swap, swapfile, truncate, vmscan
 from .state import (
     PTRS_PER_PTE,
     VM_DONTCOPY,
@@ -107,7 +107,12 @@ def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, 
 
 def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """Anonymous and tmpfs memory has nothing to read back, but is drained; a disk file is read in."""
-    if vma.file is None or vma.file.shmem:
+    if vma.file is None:
+        swapfile.swapin_walk(k, vma, start, end)
+        return 0
+    if vma.file.shmem:
+        for index in sorted(i for i in vma.file.swapped if vma.index(start) <= i < vma.index(end)):
+            swapfile.read_swap_cache_async(k, vma.file.swapped[index])
         swap.lru_add_drain(k)
         return 0
     filemap.page_cache_ra_unbounded(k, vma.file, vma.index(start), end - start, 0)
@@ -142,11 +147,15 @@ def madvise_free(k: Kernel, vma: Vma, start: int, end: int) -> int:
         if addr < over or (page.compound and not _split_folio(k, page)):
             over = max(over, pmd_start(addr) + PTRS_PER_PTE)
             continue
-        if pte.page.zero or (page.dirty and page.mapcount != 1):
+        if page.zero:
             continue
-        page.dirty = page.dirty and page.mapcount != 1
+        if page.dirty or page.swap is not None:
+            if page.mapcount != 1 or (page.swap is not None and not swapfile.try_to_free_swap(k, page)):
+                continue
+            page.dirty = False
         pte.young = pte.dirty = False
         swap.mark_page_lazyfree(k, page)
+    memory.free_swap_range(k, vma, start, end)
     return 0
 
 
@@ -189,6 +198,7 @@ def _isolate(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -> list[P
             if page.unevictable:
                 swap.putback_lru_page(k, page)
             else:
+                page.active = False
                 isolated.append(page)
     return isolated
 

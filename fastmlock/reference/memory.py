@@ -1,7 +1,7 @@
 """mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
 from __future__ import annotations
 
-from . import brk, filemap, huge_memory, mlock, rmap, shmem, swap
+from . import brk, filemap, huge_memory, mlock, rmap, shmem, swap, swapfile, swapin
 from .state import (
     PTRS_PER_PTE,
     VM_GROWSDOWN,
@@ -18,6 +18,7 @@ from .state import (
     Mm,
     Page,
     Pte,
+    SwapPte,
     Task,
     Vma,
     pmd_start,
@@ -33,6 +34,9 @@ def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     if huge_memory.huge_fault(k, vma, addr, write):
         return 0
     vma.mm.tables.add(pmd_start(addr))
+    if addr in vma.mm.swapped:
+        swapin.do_swap_page(k, vma, addr, write)
+        return 0
     pte = vma.mm.ptes.get(addr)
     if pte is None:
         if vma.file is None:
@@ -125,6 +129,9 @@ def _can_reuse(k: Kernel, vma: Vma, page: Page) -> bool:
         return False
     if not page.folio.lru:
         swap.lru_add_drain(k)
+    if page.folio.refcount > 1 + (page.swap is not None):
+        return False
+    swapfile.try_to_free_swap(k, page)
     return page.folio.refcount == 1
 
 
@@ -146,6 +153,8 @@ def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page) -> None:
         swap.put_page(k, old)
         if not k.traits.p04_rmap_mlocks and vma.flags & VM_LOCKED:
             mlock.munlock_vma_page_locked(k, old)
+        if k.traits.cow_frees_swap_cache:
+            swapfile.free_swap_cache(k, old)
         swap.put_page(k, old)
 
 
@@ -165,6 +174,11 @@ def copy_page_range(k: Kernel, dst: Vma, src: Vma) -> None:
         if src.private:
             pte.write = False
         dst.mm.ptes[addr] = Pte(pte.page, write=pte.write, dirty=pte.dirty and src.private)
+    for addr in [a for a in src.mm.swapped if src.start <= a < src.end]:
+        entry = src.mm.swapped[addr].entry
+        swapfile.swap_duplicate(entry)
+        src.mm.swapped[addr].exclusive = False
+        dst.mm.swapped[addr] = SwapPte(entry)
 
 
 # ---------------------------------------------------------------- zap
@@ -187,11 +201,13 @@ class MmuGather:
         if pages:
             if k.traits.flush_drains:
                 swap.lru_add_drain(k)
+            for page in pages:
+                swapfile.free_swap_cache(k, page)
             swap.release_pages(k, pages)
 
 
 def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True,
-                     reclaim_pt: bool = False) -> None:
+                     of_file: bool = False, reclaim_pt: bool = False) -> None:
     """Zap one vma's ptes, page table by page table; where dirty file pages were met the gather is flushed."""
     start, end = max(start, vma.start), min(end, vma.end)
     for table in range(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE + 1 if end > start else 0):
@@ -203,7 +219,10 @@ def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, 
             huge_memory.split_huge_pmd(k, vma, low)
         if reclaim_pt and k.traits.pt_reclaim and high - low == PTRS_PER_PTE:
             vma.mm.tables.discard(low)
-        if zap_pte_range(k, tlb, vma, low, high, even_cows):
+        flush = zap_pte_range(k, tlb, vma, low, high, even_cows)
+        if even_cows and not (of_file and k.traits.zap_keeps_swap):
+            free_swap_range(k, vma, low, high)
+        if flush:
             tlb.flush_rmaps(k, vma)
             tlb.flush(k)
 
@@ -235,12 +254,18 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
     return force_flush
 
 
+def free_swap_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
+    """Swap entries of [start, end) go, in order."""
+    for addr in sorted(a for a in vma.mm.swapped if start <= a < end):
+        swapfile.free_swap_and_cache(k, vma.mm.swapped.pop(addr).entry)
+
+
 def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True,
-                          reclaim_pt: bool = False) -> None:
+                          of_file: bool = False, reclaim_pt: bool = False) -> None:
     if k.traits.unmap_drains:
         swap.lru_add_drain(k)
     tlb = MmuGather()
-    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows, reclaim_pt=reclaim_pt)
+    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows, of_file=of_file, reclaim_pt=reclaim_pt)
     tlb.flush(k)
 
 
@@ -260,7 +285,7 @@ def unmap_mapping_range(k: Kernel, file: File, first: int, last: int, *, even_co
     for vma in file.i_mmap.overlapping(first, last):
         low = vma.address(max(first, vma.pgoff))
         high = vma.address(min(last + 1, vma.pgoff + vma.pages))
-        zap_page_range_single(k, vma, low, high, even_cows=even_cows)
+        zap_page_range_single(k, vma, low, high, even_cows=even_cows, of_file=True)
 
 
 # ---------------------------------------------------------------- the user's own access

@@ -11,7 +11,7 @@ def migrate_page(k: Kernel, page: Page) -> bool:
     if page.zero or page.compound or not swap.isolate_lru_page(k, page):
         return False
     entries = rmap.try_to_migrate(k, page)
-    expected = 1 + (page.mapping is not None)
+    expected = 1 + (page.mapping is not None) + (page.swap is not None)
     if page.mapcount or page.refcount != expected:
         rmap.remove_migration_ptes(k, entries, page)
         swap.putback_lru_page(k, page)
@@ -41,6 +41,10 @@ def _move_to_new_page(k: Kernel, page: Page) -> Page:
         page.mapping.pages[page.index] = new
         swap.get_page(new)
         page.mapping = None
+        page.refcount -= 1
+    if page.swap is not None:
+        new.swap, page.swap.page, page.swap = page.swap, new, None
+        swap.get_page(new)
         page.refcount -= 1
     page.active = page.dirty = page.referenced = False
     return new

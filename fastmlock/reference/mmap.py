@@ -78,7 +78,8 @@ def split_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, *, new_below: bool) -> int
 
 def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> None:
     huge_memory.vma_adjust_trans_huge(k, vma, addr)
-    new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name)
+    new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,
+              swap_readahead=vma.swap_readahead)
     if new_below:
         new.end = addr
     else:
@@ -305,7 +306,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     for vma in parent.vmas:
         if vma.flags & VM_DONTCOPY:
             continue
-        new = Vma(child, vma.start, vma.end, vma.flags & ~VM_LOCKED_MASK, vma.pgoff, vma.file, name=vma.name)
+        new = Vma(child, vma.start, vma.end, vma.flags & ~VM_LOCKED_MASK, vma.pgoff, vma.file, name=vma.name,
+                  swap_readahead=vma.swap_readahead)
         if not vma.flags & VM_WIPEONFORK:
             rmap.anon_vma_fork(new, vma)
         child.vmas.append(new)

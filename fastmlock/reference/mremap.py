@@ -176,7 +176,8 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
                             vma.file, pgoff, vma)
     if merged is not None:
         return merged
-    new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma)
+    new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma,
+              swap_readahead=vma.swap_readahead)
     rmap.anon_vma_clone(new, vma)
     mm.link(new)
     if new.file is not None:
@@ -194,6 +195,8 @@ def move_page_tables(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_add
             for at, pte in list(mm.present(addr, addr + step)):
                 del mm.ptes[at]
                 mm.ptes[new_addr + at - addr] = pte
+            for at in [a for a in mm.swapped if addr <= a < addr + step]:
+                mm.swapped[new_addr + at - addr] = mm.swapped.pop(at)
             if step == PTRS_PER_PTE:
                 mm.tables.discard(addr)
         addr, new_addr, pages = addr + step, new_addr + step, pages - step

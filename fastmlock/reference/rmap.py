@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import mlock, swap
-from .state import VM_LOCKED, AnonVma, Kernel, Page, Pte, Vma
+from . import mlock, swap, swapfile
+from .state import VM_LOCKED, AnonVma, Kernel, Page, Pte, SwapPte, Vma
 
 
 # ---------------------------------------------------------------- anon_vmas
@@ -41,11 +41,11 @@ def anon_vma_fork(child: Vma, parent: Vma) -> None:
     if parent.anon_vma is None:
         return
     anon_vma_clone(child, parent)
-    anon_vma_prepare_own(child)
+    anon_vma_prepare_own(child, parent.anon_vma)
 
 
-def anon_vma_prepare_own(vma: Vma) -> None:
-    vma.anon_vma = AnonVma()
+def anon_vma_prepare_own(vma: Vma, above: AnonVma) -> None:
+    vma.anon_vma = AnonVma(above=above)
     vma.chain.append(vma.anon_vma)
     vma.anon_vma.tree.insert(vma)
 
@@ -164,15 +164,16 @@ def try_to_unmap(k: Kernel, page: Page) -> bool:
             else:
                 mlock.mlock_vma_page_locked(k, page)
             return False
-        if page.anon and page.swapbacked:
-            return False                     # would need swap
+        page.dirty = page.dirty or pte.dirty
+        if page.anon and not page.swapbacked and (page.dirty or page.refcount != 1 + page.mapcount):
+            page.swapbacked = True           # lazily freed, then written again
+            return False
         del vma.mm.ptes[addr]
-        if pte.dirty:
-            if page.anon:                    # lazily freed, then written again
-                vma.mm.ptes[addr] = pte
-                page.swapbacked = True
-                return False
-            page.dirty = True
+        if page.anon and page.swapbacked:
+            assert page.swap is not None
+            swapfile.swap_duplicate(page.swap)
+            vma.mm.swapped[addr] = SwapPte(page.swap, page.exclusive)
+            page.exclusive = False
         page_remove_rmap(k, page, vma)
         swap.put_page(k, page)
     return page.mapcount == 0

@@ -1,8 +1,13 @@
 """mm/shmem.c: tmpfs files, anonymous shared memory, and SHM_LOCK of segments (KERNEL.md 1.3, 2.3, 4)."""
 from __future__ import annotations
 
-from . import filemap, swap
+from . import filemap, swap, swapfile, swapin
 from .state import File, Kernel, Page, add_page_to_lru_list, del_page_from_lru_list
+
+
+def find_page(k: Kernel, file: File, index: int) -> Page | None:
+    """The page that is there, brought back from swap if need be."""
+    return swapin.shmem_swapin_page(k, file, index) if index in file.swapped else file.pages.get(index)
 
 
 def shmem_getpage(k: Kernel, file: File, index: int, *, write: bool = False) -> Page | None:
@@ -10,7 +15,7 @@ def shmem_getpage(k: Kernel, file: File, index: int, *, write: bool = False) -> 
     makes is born referenced, one that it finds is marked accessed."""
     if not write and index >= file.size:
         return None
-    page = file.pages.get(index)
+    page = find_page(k, file, index)
     if page is None:
         page = filemap.add_to_page_cache(k, file, index)
         page.referenced = write
@@ -27,9 +32,22 @@ def shmem_file_write(k: Kernel, file: File, index: int) -> None:
     file.size = max(file.size, index + 1)
 
 
+def shmem_writepage(k: Kernel, page: Page) -> bool:
+    """The page leaves its file for the swap cache, and is written at once. -> whether there was a slot"""
+    entry = swapfile.get_swap_page(k)
+    file = page.mapping
+    if entry is None or file is None:
+        return False
+    swapfile.add_to_swap_cache(page, entry)
+    swapfile.swap_duplicate(entry)
+    filemap.delete_from_page_cache(k, page)
+    file.swapped[page.index] = entry
+    return True
+
+
 def shmem_file_read(k: Kernel, file: File, index: int) -> None:
     """pread of one page: a hole is read as zeroes without making a page."""
-    page = file.pages.get(index)
+    page = find_page(k, file, index)
     if page is not None:
         swap.mark_page_accessed(k, page)
 

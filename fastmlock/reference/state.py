@@ -65,6 +65,7 @@ class Page:
     double_map: bool = False               # of a head: a pmd maps it here and ptes there (to 6.1)
     partially_mapped: bool = False         # of a head: waits to be split
     nonzero: bool = False                  # a user wrote something other than zero
+    swap: SwapEntry | None = None          # PG_swapcache, and which slot
 
     @property
     def anon(self) -> bool:
@@ -115,6 +116,34 @@ class Pmd(Pte):
     """A huge pmd: one entry for a THP, or for the huge zero page."""
 
 
+@dataclass(eq=False, slots=True)
+class SwapEntry:
+    """A slot in use: swap_map's count of who refers to it, and its page in the swap cache."""
+
+    slot: int
+    count: int = 0
+    page: Page | None = None
+    shadow: bool = False                   # reclaim took the page away
+
+
+@dataclass(eq=False, slots=True)
+class SwapPte:
+    """A swap entry in a page table."""
+
+    entry: SwapEntry
+    exclusive: bool = False                # of a page that was this process's alone (5.19)
+
+
+@dataclass(eq=False)
+class SwapArea:
+    """A swap device that is switched on."""
+
+    pages: int
+    slots: dict[int, SwapEntry] = field(default_factory=dict)
+    next: dict[int, int] = field(default_factory=dict)      # per cpu, the slot it takes next
+    clusters_used: int = 0
+
+
 @dataclass(eq=False)
 class IntervalTree:
     """Vmas ordered by vm_pgoff; an equal start goes behind all its equals (KERNEL.md 1.5)."""
@@ -136,9 +165,14 @@ class IntervalTree:
 
 @dataclass(eq=False)
 class AnonVma:
-    """An anon_vma with its interval tree."""
+    """An anon_vma with its interval tree; `above` is that of the process its own was forked from."""
 
     tree: IntervalTree = field(default_factory=IntervalTree)
+    above: AnonVma | None = None
+
+    @property
+    def root(self) -> AnonVma:
+        return self if self.above is None else self.above.root
 
 
 @dataclass(eq=False)
@@ -150,6 +184,7 @@ class File:
     size: int                              # i_size, in pages
     pages: dict[int, Page] = field(default_factory=dict)
     shadows: set[int] = field(default_factory=set)      # indices whose page reclaim evicted
+    swapped: dict[int, SwapEntry] = field(default_factory=dict)     # tmpfs: what lies on the swap device
     i_mmap: IntervalTree = field(default_factory=IntervalTree)
     unevictable: bool = False              # SHM_LOCK
     owner: int | None = None               # of a segment; None is everybody
@@ -173,6 +208,7 @@ class Vma:
     anon_vma: AnonVma | None = None
     chain: list[AnonVma] = field(default_factory=list)   # every anon_vma it is linked to
     name: str | None = None                              # of the hidden part of a process
+    swap_readahead: tuple[int, int, int] = (0, 0, 4)     # last address swapped in, window, hits since
 
     @property
     def pages(self) -> int:
@@ -208,6 +244,7 @@ class Mm:
     ptes: dict[int, Pte] = field(default_factory=dict)
     pmds: dict[int, Pmd] = field(default_factory=dict)      # huge ones, by their first address
     tables: set[int] = field(default_factory=set)           # first addresses of the page tables that there are
+    swapped: dict[int, SwapPte] = field(default_factory=dict)
     locked_vm: int = 0
     dontunmapped: bool = False              # MREMAP_DONTUNMAP left locked_vm above what is locked
     def_flags: int = 0
@@ -302,6 +339,10 @@ class Kernel:
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lists: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LISTS, 0))
     max_map_count: int = 65530
+    swap: SwapArea | None = None            # None: no swap device is on
+    swapin_hits: int = 4                    # tmpfs: pages read ahead and wanted since, and the window before that
+    swapin_prev: int = 0
+    swapin_window: int = 0
     free_frames: list[list[int]] = field(default_factory=list)      # per cpu, the next to be used last
     free_huge: list[int] = field(default_factory=list)              # first frames of free THPs
     zero_page: Page = field(default_factory=lambda: Page(pfn=0x10, zero=True))

@@ -24,7 +24,7 @@ def put_page(k: Kernel, page: Page) -> None:
     assert page.refcount >= 0
     if page.refcount:
         return
-    assert page.total_maps == 0 and page.mapping is None
+    assert page.total_maps == 0 and page.mapping is None and page.swap is None
     if page.lru:
         del_page_from_lru_list(k, page)
         page.lru = page.active = page.unevictable = False
@@ -130,7 +130,7 @@ def _deactivate_fn(k: Kernel, page: Page) -> None:
 
 
 def _lazyfree_fn(k: Kernel, page: Page) -> None:
-    if page.anon and page.swapbacked and not page.unevictable:
+    if page.anon and page.swapbacked and not page.unevictable and page.swap is None:
         del_page_from_lru_list(k, page)
         page.active = page.referenced = page.swapbacked = False
         add_page_to_lru_list(k, page)
@@ -159,7 +159,7 @@ def deactivate_page(k: Kernel, page: Page) -> None:
 
 
 def mark_page_lazyfree(k: Kernel, page: Page) -> None:
-    if page.lru and page.anon and page.swapbacked and not page.unevictable:
+    if page.lru and page.anon and page.swapbacked and not page.unevictable and page.swap is None:
         _queue_move(k, k.batches.lru_lazyfree, page, _lazyfree_fn)
 
 

@@ -20,6 +20,7 @@ from . import (
     mremap,
     shmem,
     swap,
+    swapfile,
     truncate,
     vmscan,
 )
@@ -419,6 +420,10 @@ class ReferenceSystem:
         for page in file.pages.values():
             page.dirty = False
 
+    def swapon(self, pages: int) -> None:
+        """A swap device of so many pages, a ram disk, is switched on."""
+        swapfile.swapon(self.k, pages)
+
     def drain_all(self) -> None:
         swap.lru_add_drain_all(self._control())
 
@@ -546,6 +551,8 @@ class ReferenceSystem:
             page = pmd.page if pmd.page.zero else pmd.page.subpages[at % HPAGE_PMD_NR]
             return "a" if page.anon else "f", page.pfn       # pagemap takes the huge zero page for a file's
         pte = mm.ptes.get(at)
+        if at in mm.swapped:
+            return "s", 0
         if pte is None:
             return "-", 0
         if pte.migration:
@@ -567,7 +574,9 @@ class ReferenceSystem:
         return self._files[file].size
 
     def cached(self, file: int, index: int) -> int:
-        page = self._files[file].pages.get(index)
+        """What mincore() sees: the page cache, and for what is swapped out the swap cache."""
+        backing = self._files[file]
+        page = backing.swapped[index].page if index in backing.swapped else backing.pages.get(index)
         return page.pfn if page is not None else 0
 
 
@@ -580,5 +589,5 @@ def _flag_letters(k: Kernel, page: Page) -> str:
         page = page.head
     shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
              (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"),
-             (bool(page.tails), "T"))
+             (page.swap is not None, "S"), (bool(page.tails), "T"))
     return "".join(letter for on, letter in shown if on)

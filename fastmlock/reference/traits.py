@@ -48,6 +48,11 @@ class Traits:
     populate_drains: bool = False           # 5.18: local drain at the end of populate and MADV_POPULATE
     mlock_refuses_special: bool = False     # 5.18: mlock_vma_page() looks at all of VM_SPECIAL, not VM_IO alone
     cow_reuse: CowReuse = CowReuse.REFCOUNT
+    cow_frees_swap_cache: bool = True       # 5.14: a COW's old page that nobody maps any more leaves the swap cache
+    zap_keeps_swap: bool = True             # to 5.17, not in stable 5.10: truncation passes over swap entries
+    swapin_marks: bool = True               # to 6.10: a page read in from swap is mlocked where it is mapped first
+    swapin_writable: bool = False           # 6.11: a page that is this process's alone is mapped writable on a read too
+    shmem_swapin_direct: bool = False       # tmpfs too reads past the swap cache (6.15)
     delayed_rmap: bool = False              # 6.2: dirty file ptes lose their rmap only when the gather flushes
     # --- system calls
     madv_populate: bool = True              # 5.14
@@ -100,9 +105,10 @@ def _table() -> dict[str, Traits]:
         points.append(replace(points[-1], name=f"5.17-rc2+{n:02}", **on))
     v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
-                   mremap_looks_first=False, pread_marks_next=True)
+                   mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
+                   zap_keeps_swap=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
-                   cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True)
+                   cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
                   remove_maywrite=True, drop_caches_drains=True, mremap_positive_efault=False, pread_marks_next=True,
                   brk_finds_vma=True)
@@ -110,12 +116,12 @@ def _table() -> dict[str, Traits]:
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    large_folio=True, folio_page_flags=True, huge_pmd_accessed=True, split_zeroes=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
-                   gup_populates_stack=False)
+                   gup_populates_stack=False, swapin_marks=False, swapin_writable=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
                    mlock_whole_folio=True,
-                   write_prefaults=False)
+                   write_prefaults=False, shmem_swapin_direct=True)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 
 

@@ -1,25 +1,31 @@
 """mm/truncate.c and the truncation of tmpfs: taking pages out of the cache."""
 from __future__ import annotations
 
-from . import filemap, memory, swap
-from .state import File, Kernel, Page
+from . import filemap, memory, swap, swapfile
+from .state import File, Kernel
 
 PAGEVEC_SIZE = 15
 FAR = 1 << 40
 
 
-def _pagevecs(k: Kernel, file: File, first: int, last: int) -> list[list[Page]]:
-    found = [file.pages[i] for i in sorted(file.pages) if first <= i <= last]
+def _pagevecs(k: Kernel, file: File, first: int, last: int, *, swapped: bool = False) -> list[list[int]]:
+    """Indices of what is in the cache, a pagevec at a time; with `swapped` also of what is on the swap device."""
+    found = sorted(i for i in {*file.pages, *(file.swapped if swapped else ())} if first <= i <= last)
     size = k.traits.pagevec_size
     return [found[i:i + size] for i in range(0, len(found), size)]
 
 
 def truncate_inode_pages_range(k: Kernel, file: File, first: int, last: int) -> None:
     """Pages leave the cache one pagevec at a time; releasing each pagevec starts with a local drain."""
-    for pagevec in _pagevecs(k, file, first, last):
+    for indices in _pagevecs(k, file, first, last, swapped=True):
+        pagevec = [file.pages[i] for i in indices if i in file.pages]
         for page in pagevec:
             swap.get_page(page)
-        for page in pagevec:
+        for index in indices:
+            if index in file.swapped:
+                swapfile.free_swap_and_cache(k, file.swapped.pop(index))
+                continue
+            page = file.pages[index]
             if page.mapcount:                  # a private copy's owner may have faulted it in again: not here
                 memory.unmap_mapping_range(k, file, page.index, page.index, even_cows=False)
             page.dirty = False
@@ -47,7 +53,8 @@ def punch_hole(k: Kernel, file: File, first: int, last: int) -> None:
 def invalidate_mapping_pages(k: Kernel, file: File, first: int, last: int) -> int:
     """Drop clean, unmapped pages that nobody else holds. -> how many had to stay"""
     failed = 0
-    for pagevec in _pagevecs(k, file, first, last):
+    for indices in _pagevecs(k, file, first, last):
+        pagevec = [file.pages[i] for i in indices]
         for page in pagevec:
             swap.get_page(page)
         for page in pagevec:

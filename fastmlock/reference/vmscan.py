@@ -1,44 +1,65 @@
-"""mm/vmscan.c as far as one page at a time goes: MADV_PAGEOUT and drop_caches (KERNEL.md 2.8, patch 13).
-
-There is no swap: anonymous and tmpfs pages cannot leave."""
+"""mm/vmscan.c as far as one page at a time goes: MADV_PAGEOUT and drop_caches (KERNEL.md 2.8, patch 13)."""
 from __future__ import annotations
 
-from . import filemap, huge_memory, rmap, swap, truncate
+from ..scenario.system import NotSupported
+from . import filemap, huge_memory, rmap, shmem, swap, swapfile, truncate
 from .state import File, Kernel, Page
 
 
 def reclaim_pages(k: Kernel, pages: list[Page]) -> None:
     """`reclaim_pages` -> `shrink_page_list`, references ignored; what stays is put back through lru_add."""
-    for page in pages:                       # grows by the tails of what is split
-        if not shrink_page(k, page, pages):
+    freed = [page for page in pages if shrink_page(k, page, pages)]      # `pages` grows by the tails of what is split
+    swap.release_pages(k, freed)
+    for page in pages:
+        if page not in freed:
             swap.putback_lru_page(k, page)
 
 
 def shrink_page(k: Kernel, page: Page, pages: list[Page]) -> bool:
-    """One isolated page; the tails of a THP that must be split join `pages`. -> freed"""
+    """One isolated page; the tails of a THP that must be split join `pages`. -> whether nobody has it any more but the
+    caller"""
     if not swap.page_evictable(page):
-        return False
-    if page.tails and page.anon and page.swapbacked:
-        huge_memory.split_huge_page(k, page, pages)
-    if page.anon and page.swapbacked:                        # no room to swap to
-        page.active = True
-        return False
+        return _activate_locked(k, page)
+    if page.tails and not page.swapbacked:
+        raise NotSupported("reclaim of a lazily freed huge page")
+    if page.tails and not huge_memory.split_huge_page(k, page, pages):
+        return _activate_locked(k, page)
+    if page.anon and page.swapbacked and page.swap is None and not swapfile.add_to_swap(k, page):
+        return _activate_locked(k, page)                     # no room to swap to
     if page.mapcount and not rmap.try_to_unmap(k, page):
-        page.active = not page.mlocked
-        return False
-    if page.anon:                                            # lazily freed and still clean
+        return _activate_locked(k, page)
+    if page.anon and not page.swapbacked:                    # lazily freed and still clean
+        if page.refcount != 1:
+            return False
         page.unevictable = False
-        swap.put_page(k, page)
         return True
-    if page.dirty:                                           # not ours to write; tmpfs refuses
-        page.active = True
-        return False
+    if page.dirty and not page.swapbacked:                   # a disk file's: not ours to write
+        return _activate_locked(k, page)
     if page.refcount != 2:                                   # the cache's and the isolation's
         return False
-    filemap.delete_from_page_cache(k, page, shadow=True)
+    if page.dirty and page.swap is None and not shmem.shmem_writepage(k, page):
+        return _activate_locked(k, page)
+    page.dirty = False
+    _remove_mapping(k, page)
     page.unevictable = False
-    swap.put_page(k, page)
     return True
+
+
+def _activate_locked(k: Kernel, page: Page) -> bool:
+    """Kept, and active unless it is locked; one that is locked need not keep a slot."""
+    if swapfile.vm_swap_full(k) or page.mlocked:
+        swapfile.try_to_free_swap(k, page)
+    page.active = not page.mlocked
+    return False
+
+
+def _remove_mapping(k: Kernel, page: Page) -> None:
+    """Out of the swap cache or the page cache, which remember that reclaim took it."""
+    if page.swap is not None:
+        page.swap.shadow = True
+        swapfile.delete_from_swap_cache(k, page)
+    else:
+        filemap.delete_from_page_cache(k, page, shadow=True)
 
 
 def drop_pagecache(k: Kernel, files: list[File]) -> None:

@@ -19,6 +19,10 @@ MAX_LINES = 512
 MAX_LINE_BYTES = 199
 MAX_NAME = 15
 MAX_WORDS = 20
+MIN_SWAP, MAX_SWAP = 2, 1 << 20
+"""Pages of a swap device, its header with them."""
+RECORDED_WITH_SWAP, RECORDED_SWAP = "s31", 16384
+"""Scenarios of that name are recorded with a swap device of so many pages."""
 
 ADVICE = {
     "normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "free": 8, "remove": 9,
@@ -323,3 +327,5 @@ class Scenario:
     processes: tuple[int, ...]
     lines: tuple[str, ...] = ()
     """The text, line by line, without comments."""
+    swap_pages: int = 0
+    """Of the swap device that is on from the start, 0 for none."""

@@ -191,6 +191,11 @@ class Image:
         """Before it touches memory a worker saves where to go on after a signal."""
         self._write(pid, TOUCH_PAGE)
 
+    def signal(self, pid: int) -> None:
+        """A worker catches a signal: the frame for its handler is written below its own, onto the last page of its
+        stack."""
+        self._write(pid, self.stack.workers[0])
+
     def fork(self, pid: int) -> int:
         """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data is written by
         the child alone. -> pid of the child"""

@@ -50,6 +50,7 @@ class _Known:
     """Follows the program as far as that goes without running it."""
 
     def __init__(self, started: set[int]) -> None:
+        self.swap_pages: int | None = None
         self.files: set[str] = set()
         self.segments: dict[str, int] = {}
         self.processes = [_Process(p in started) for p in range(c.MAX_PROCESSES)]
@@ -413,6 +414,13 @@ def _command(line: int, text: str, words: list[str], known: _Known) -> Command |
         rest.number("the number of processes", 0, c.MAX_PROCESSES)
         rest.end()
         return None
+    if verb == "swap":
+        rest = Words(words[1:], "swap PAGES")
+        if known.swap_pages is not None:
+            raise Wrong("swap is on already", "leave this line out")
+        known.swap_pages = rest.number("the pages of the swap device", c.MIN_SWAP, c.MAX_SWAP)
+        rest.end()
+        return None
     if _is_process(verb):
         procs = processes(verb)
         if len(words) == 1:
@@ -425,7 +433,7 @@ def _command(line: int, text: str, words: list[str], known: _Known) -> Command |
     else:
         if verb not in CONTROLLER:
             raise Wrong(f"unknown command {quoted(verb)}",
-                         f"use a process (p0 ...), procs N, or one of: {', '.join(CONTROLLER)}")
+                         f"use a process (p0 ...), procs N, swap PAGES, or one of: {', '.join(CONTROLLER)}")
         usage, parse = CONTROLLER[verb]
         rest = Words(words[1:], usage)
         command = parse((line, text), rest, known)
@@ -456,7 +464,11 @@ def _decoded(text: bytes, file: str) -> list[str]:
 
 
 def parse(text: str | bytes, file: str = "<scenario>") -> Scenario:
-    """Parse and check a whole scenario; `file` names it in errors. Raises `ScenarioError`."""
+    """Parse and check a whole scenario; `file` names it in errors. Raises `ScenarioError`.
+
+    Swap is on if a line ``swap PAGES`` says so, and, as where the recordings were made, for a file whose name begins
+    with s31.
+    """
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
     lines = _decoded(text, file)
@@ -473,7 +485,10 @@ def parse(text: str | bytes, file: str = "<scenario>") -> Scenario:
             raise ScenarioError(file, at, wrong.problem, wrong.remedy) from None
         if command is not None:
             commands.append(command)
-    return Scenario(file, tuple(commands), tuple(sorted(started)), tuple(lines))
+    swap_pages = known.swap_pages
+    if swap_pages is None:
+        swap_pages = c.RECORDED_SWAP if os.path.basename(file).startswith(c.RECORDED_WITH_SWAP) else 0
+    return Scenario(file, tuple(commands), tuple(sorted(started)), tuple(lines), swap_pages)
 
 
 def load(path: str | os.PathLike[str]) -> Scenario:

@@ -3,6 +3,8 @@
 A recording has the name of the kernel it was made on. `release` says which of the model's releases
 that is: 5.17-rc5 differs from 5.17-rc2 in nothing that is modelled, and host-6.18 is 6.18 on a machine
 that other programs used at the same time.
+
+Beside the given recordings there are the project's own, made in the same way: a set for each subject, own-SUBJECT-...
 """
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from .compare import read_records
 from .language import parse
 
 ARCHIVE = re.compile(r"recordings-(.+)\.tar\.xz")
+OWN = re.compile(r"own-[a-z]+-(.+)\.tar\.xz")
 
 
 class UnknownRecording(LookupError):
@@ -98,7 +101,7 @@ def _age(kernel: str) -> tuple[int, ...]:
 
 @cache
 def _scenario_texts() -> dict[str, bytes]:
-    return _unpacked("scenarios.tar.xz")
+    return _with_own("scenarios.tar.xz", "scenarios")
 
 
 @cache
@@ -108,7 +111,14 @@ def _huge() -> dict[str, bytes]:
 
 @lru_cache(maxsize=4)
 def _recordings(kernel: str) -> dict[str, bytes]:
-    return _unpacked(f"recordings-{kernel}.tar.xz")
+    return _with_own(f"recordings-{kernel}.tar.xz", kernel)
+
+
+def _with_own(archive: str, what: str) -> dict[str, bytes]:
+    """What is in this archive and in those of all own sets for `what`."""
+    names = sorted(entry.name for entry in files("fastmlock.data").iterdir())
+    own = [name for name in names if (match := OWN.fullmatch(name)) and match[1] == what]
+    return {name: data for part in (archive, *own) for name, data in _unpacked(part).items()}
 
 
 def _unpacked(archive: str, *, endings: bool = False) -> dict[str, bytes]:

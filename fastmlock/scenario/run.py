@@ -117,6 +117,11 @@ class Runner:
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
+        if self.scenario.swap_pages:
+            swapon = getattr(self.system, "swapon", None)
+            if swapon is None:
+                raise NotSupported("swap on this system")
+            swapon(self.scenario.swap_pages)
         for number in self.scenario.processes:
             self.processes[number].pid = (self.image.spawn(number, self.worker_cpu) if self.image
                                           else self.system.spawn(cpu=self.worker_cpu))
@@ -182,7 +187,10 @@ class Runner:
         if region is not None:
             if self.image and isinstance(command, c.Touch):
                 self.image.touch(process.pid)
-            return Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
+            reply = Reply(*ON_REGION[type(command)](self.system, command, process.pid, region))
+            if self.image and reply.sig:
+                self.image.signal(process.pid)
+            return reply
         return Reply(*ON_PROCESS[type(command)](self, command, process.pid))
 
     def _receives(self, process: _Process) -> None:

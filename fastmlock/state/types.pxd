@@ -14,6 +14,7 @@ cdef enum:
     GATHER_MAX = 9690       # pages one mmu_gather holds before it must be flushed (19 chunks of 510)
     PCP_LISTS = 1024        # per-cpu lists of free pages; cpus beyond share them
     SHADOW = 0xffffffff     # page-cache slot of a page that reclaim took away
+    SWAPPED = 0x80000000    # page-cache slot of a page that lies on the swap device: this and the swap slot
     FAULT_AROUND = 16       # pages mapped around a read fault (64 KiB)
     THP_ORDER = 9
     THP_PAGES = 512
@@ -269,7 +270,7 @@ cdef struct Vma:
     uint32_t avc            # first of its anon_vma_chain
     uint32_t next           # by address
     uint32_t prev
-    uint32_t spare
+    uint32_t swap_ra        # where it was last swapped in, and how far that read ahead (mm.swapfile)
 
 cdef struct Mm:
     int64_t locked_vm       # pages
@@ -299,6 +300,13 @@ cdef struct Mapping:
     uint16_t interleave     # 1 = pages spread over nodes
     uint32_t node
     int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
+
+# One slot of the swap device.
+cdef struct SwapSlot:
+    int32_t count           # page-table entries and files that refer to it (swap_map)
+    uint32_t page           # its page in the swap cache, 0 = none
+    uint32_t shadow         # 1 = reclaim took its page away
+    uint32_t spare
 
 # A node of an interval tree (i_mmap or anon_vma): ordered by first, equals in insertion order.
 cdef struct TreeNode:
@@ -426,6 +434,11 @@ cdef struct Traits:
     int32_t cow_reuse_large     # 6.15: a large folio all of whose references are one mm's maps is not copied
     int32_t mlock_whole_folio   # rmap adding of all ptes of a large folio at once mlocks it (6.17)
     int32_t split_zeroes        # splitting a THP gives its zero-filled pages up for the zero page (6.12)
+    int32_t cow_frees_swap_cache    # 5.14: a COW's old page that nobody maps any more leaves the swap cache
+    int32_t zap_keeps_swap      # to 5.17, not in stable 5.10: unmap_mapping_range() passes over swap entries
+    int32_t swapin_marks        # to 6.10: a page read in from swap is mlocked where it is mapped first
+    int32_t swapin_writable     # 6.11: a page that is this process's alone is mapped writable on a read too
+    int32_t shmem_swapin_direct # tmpfs reads past the swap cache too (6.15)
     int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
     int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (through 6.4)
     int32_t release             # major * 100 + minor, for reports only
@@ -454,6 +467,7 @@ cdef struct World:
     uint64_t *ptes              # full tables, 512 entries each
     uint32_t *tables            # upper tables, 512 entries each
     uint32_t *cache             # page-cache slots of all mappings
+    SwapSlot *swap
     Lruvec *lruvecs
     PageVec *pvecs              # [cpu][NR_PVECS]
     PageVec *tpvecs             # [task][NR_TPVECS]
@@ -475,6 +489,12 @@ cdef struct World:
     uint32_t tables_cap, tables_used, tables_free
     uint32_t tasks_cap
     int64_t cache_cap, cache_used
+    int64_t swap_pages          # of the swap device, its header with it; 0 = none is on
+    int64_t swap_used, swap_clusters_used
+    uint32_t swap_next[1024]    # the slot that a cpu takes next (PCP_LISTS)
+    int32_t swapin_hits         # reading ahead for files: pages wanted since, the window before that, where it was
+    int32_t swapin_window
+    int64_t swapin_prev
     uint32_t zero_page
     uint32_t huge_zero          # stands for the huge zero page, 0 until it is first needed
     uint32_t huge_free          # free THPs, linked by their heads' lru_next; not among pages_nfree

@@ -19,7 +19,7 @@ cdef dict _sizes = {
     "Page": sizeof(Page), "Lruvec": sizeof(Lruvec), "PageVec": sizeof(PageVec), "Leaf": sizeof(Leaf),
     "Vma": sizeof(Vma), "Mm": sizeof(Mm), "Mapping": sizeof(Mapping), "TreeNode": sizeof(TreeNode),
     "AnonVma": sizeof(AnonVma), "AnonVmaChain": sizeof(AnonVmaChain), "Frame": sizeof(Frame),
-    "Task": sizeof(Task), "Traits": sizeof(Traits),
+    "Task": sizeof(Task), "SwapSlot": sizeof(SwapSlot), "Traits": sizeof(Traits),
 }
 for _name, _size in _sizes.items():
     if STRUCTS[_name].itemsize != _size:
@@ -103,6 +103,7 @@ cdef class WorldHandle:
         a["gathers"] = np.zeros((ntasks, K.GATHER_MAX), np.uint32)
         a["lruvecs"] = np.zeros(1 + memcgs * nodes, STRUCTS["Lruvec"])
         a["pvecs"] = np.zeros((cpus, K.NR_PVECS), STRUCTS["PageVec"])
+        a["swap"] = np.zeros(1, STRUCTS["SwapSlot"])
         a["events"] = np.zeros((cpus, K.NR_EVENTS), np.int64)
         a["stat"] = np.zeros(K.NR_STATS, np.int64)
         a["stat_diff"] = np.zeros((cpus, K.NR_STATS), np.int32)
@@ -118,6 +119,7 @@ cdef class WorldHandle:
         w.nr_tasks = 1
         w.cache_used = 1
         w.max_map_count = 65530
+        w.swapin_hits = 4
         self.repoint()
         self.set_traits(traits)
         # t = min(125, 2 * fls(cpus) * (1 + fls(zone in 128 MiB units)))
@@ -150,6 +152,7 @@ cdef class WorldHandle:
         w.ptes = <uint64_t *><uintptr_t>a["ptes"].ctypes.data
         w.tables = <uint32_t *><uintptr_t>a["tables"].ctypes.data
         w.cache = <uint32_t *><uintptr_t>a["cache"].ctypes.data
+        w.swap = <SwapSlot *><uintptr_t>a["swap"].ctypes.data
         w.lruvecs = <Lruvec *><uintptr_t>a["lruvecs"].ctypes.data
         w.pvecs = <PageVec *><uintptr_t>a["pvecs"].ctypes.data
         w.tpvecs = <PageVec *><uintptr_t>a["tpvecs"].ctypes.data
@@ -197,6 +200,14 @@ cdef class WorldHandle:
             moved = True
         if moved:
             self.repoint()
+
+    def swapon(self, long pages):
+        """A swap device of `pages` pages, the first of which is its header, is switched on. Raises ValueError."""
+        if self.w.swap_pages or not 2 <= pages < K.SWAPPED:
+            raise ValueError("swap is on already" if self.w.swap_pages else f"a swap device of {pages} pages")
+        self.arrays["swap"] = np.zeros(pages, STRUCTS["SwapSlot"])
+        self.w.swap_pages = pages
+        self.repoint()
 
     # ---- checkpoints
     def scalars(self):
