@@ -183,7 +183,7 @@ cdef class System(View):
     cdef int make_room(self, long pages) except -1:
         """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
         cdef long leaves = pages // 512 + 4
-        if self.w.thp_enabled:
+        if self.w.huge_zero:
             pages = (leaves + 2) * 512
             leaves *= 2
         # reading ahead may bring back all that is swapped out
@@ -445,6 +445,8 @@ cdef class System(View):
         pages = pages_up(length)
         if length and not pages or (addr >> 12) + pages >= 1 << 52:
             return -1, _errno.EINVAL
+        if advice == 25:
+            self.need_huge()
         if not pages:
             return 0, 0
         self.make_room(min(pages, 1 << 20))
@@ -630,10 +632,15 @@ cdef class System(View):
         return self.call(self.controller, F_OOM_REAP, self.w.tasks[pid].mm)
 
     def set_thp(self, int enabled):
-        """/sys/kernel/mm/transparent_hugepage/enabled. The huge zero page is made with the first that is not `never`."""
+        """/sys/kernel/mm/transparent_hugepage/enabled."""
+        self.w.thp_enabled = enabled
+        if enabled:
+            self.need_huge()
+
+    def need_huge(self):
+        """From here on there may be huge pages. The huge zero page is made, which says so."""
         cdef World *w = self.w
-        w.thp_enabled = enabled
-        if enabled and not w.huge_zero:
+        if not w.huge_zero:
             self.reserve(pages=1)
             w.huge_zero = w.pages_used
             w.pages_used += 1
@@ -653,7 +660,7 @@ cdef class System(View):
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
-        if what & 2 and self.w.thp_enabled:
+        if what & 2 and self.w.huge_zero:
             self.call(self.controller, F_SPLIT_DEFERRED)        # among the shrinkers of slab objects
         if what & 1:
             if self.w.tr.drop_caches_drains:

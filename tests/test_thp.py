@@ -112,6 +112,22 @@ def test_mlock_count_is_of_pmds(kernel: str) -> None:
     assert system.page(pfn)[2] == (2 if point(kernel) >= 7 else 1)
 
 
+@pytest.mark.parametrize("model", [System, ReferenceSystem], ids=["compiled", "plain"])
+def test_huge_pages_that_nobody_enabled_and_that_stay(model: type) -> None:
+    """MADV_COLLAPSE does not ask the setting, and what is huge stays so when it is switched off."""
+    system = model("6.1")
+    pid = system.spawn()
+    addr, _ = system.mmap(pid, 0x100000000000, 512 * 4096, 3, 0x2 | 0x10 | 0x20, None, 0)
+    system.touch(pid, addr, 512, True)
+    assert system.madvise(pid, addr, 512 * 4096, 25) == (0, 0)
+    system.sysctl("/sys/kernel/mm/transparent_hugepage/enabled", "never")
+    assert system.mlock(pid, addr, 512 * 4096) == (0, 0) and system.vmstat()["nr_mlock"] == 512
+    assert system.munlock(pid, addr, 4096) == (0, 0) and system.vmstat()["nr_mlock"] == 0
+    assert system.page(system.pte(pid, addr)[1])[:2] == (1, "LDasT")
+    system.exit(pid)
+    assert system.vmstat()["nr_inactive_anon"] == model("6.1").vmstat()["nr_inactive_anon"]
+
+
 @pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2", "5.17-rc2+06", "5.17-rc2+13", "6.1", "6.18"])
 def test_random_programs(kernel: str) -> None:
     for index in range(12):

@@ -99,7 +99,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = FT_BEGIN
     if f.pc == FT_BEGIN:
         work(w, WK_FAULT, 1)
-        if w.thp_enabled and not f.c & FAULT_PTE:
+        if w.huge_zero and not f.c & FAULT_PTE:
             f.i = find_leaf(w, v.mm, vpn)
             if f.i and pmd_huge(w, f.i):
                 if write and not pte_get(w, f.i, entry) & PTE_WRITE:
@@ -424,11 +424,11 @@ cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
         pte = pte_get(w, leaf, <int>((f.a + f.i) & 511)) if leaf else 0
         if not pte & PTE_PRESENT or f.c and not pte & PTE_WRITE or not accessible(w, t, f.a + f.i):
             return ask(t, f, 1, REQ_DOWN_READ, LK_MMAP, t.mm)
-        if w.thp_enabled and pmd_huge(w, leaf):
+        if w.huge_zero and pmd_huge(w, leaf):
             huge_pmd_flags(w, leaf, PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
         else:
             pte_flags(w, leaf, <int>((f.a + f.i) & 511), PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
-        if w.thp_enabled and f.c:
+        if w.huge_zero and f.c:
             # the recorder writes the low byte of the position: a page may be zero again
             w.pages[pte_pfn(pte)].flags &= ~<uint32_t>PG_nonzero
             w.pages[pte_pfn(pte)].flags |= PG_nonzero if f.i & 255 else 0

@@ -26,7 +26,7 @@ cdef bint copy_ptes(World *w, Vma *src, Vma *dst, uint32_t leaf, int first, int 
     cdef uint64_t pte
     cdef uint32_t page, to
     # an empty table is copied too: there no huge page can come
-    if w.thp_enabled and not w.leaves[leaf].none and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
+    if w.huge_zero and not w.leaves[leaf].none and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
         return False
     while i < end:
         pte = pte_get(w, leaf, i)

@@ -122,7 +122,7 @@ cdef enum:
 cdef inline bint straddled(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
     """A huge pmd lies across this page number, which is to become a boundary of VMAs (vma_adjust_trans_huge)."""
     cdef uint32_t leaf
-    if not w.thp_enabled or not vpn & 511:
+    if not w.huge_zero or not vpn & 511:
         return False
     leaf = find_leaf(w, mm, vpn)
     return leaf != 0 and pmd_huge(w, leaf) != 0

@@ -65,7 +65,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             if f.b >= f.c:
                 return ret(t, 0)
             f.i = find_leaf(w, v.mm, f.b)
-            if pmd_huge(w, f.i):
+            if w.huge_zero and pmd_huge(w, f.i):
                 if f.b & 511 or f.c - f.b < 512:
                     return call(w, t, f, ZP_NEXT, F_SPLIT_PMD, f.a, f.b)
                 f.b += 512
@@ -74,11 +74,11 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 f.k |= WHOLE_TABLE
             return ask(t, f, ZP_ENTRY, REQ_SPIN_LOCK, LK_PTL, f.i)
         if f.pc == ZP_ENTRY:
-            if pmd_huge(w, f.i):                # since it was looked at
+            if w.huge_zero and pmd_huge(w, f.i):        # since it was looked at
                 f.pc = ZP_UNLOCK
                 continue
             base = w.leaves[f.i].vpn
-            end = <int>min(f.c - base, 512)
+            end = <int>min(f.c - base, <int64_t>512)
             entry = next_pte(w, f.i, <int>(f.b - base), end)
             f.b = base + entry
             if entry >= end or f.k & GATHER_FULL:
