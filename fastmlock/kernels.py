@@ -125,6 +125,14 @@ class Traits:
     random_is_old: int = 0   #: zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     release_reverses: int = 1 #: release_pages() frees its last page first (through 6.8)
     ksm_unshares: int = 0    #: KSM pages are given up by a fault that writes nothing (6.2)
+    folio_page_flags: int = 0       #: /proc/kpageflags shows of every page of a THP the flags of the whole (6.9)
+    pt_reclaim: int = 0             #: MADV_DONTNEED of all that a page table covers frees the table (6.14)
+    huge_zero_cow: int = 0          #: a write to the huge zero page gets a THP, not ptes (6.13)
+    huge_pmd_accessed: int = 0      #: zapping a young huge pmd of a file marks it accessed (6.12)
+    collapse_read_only: int = 0     #: memory that may not be written is collapsed too (6.17)
+    cow_reuse_large: int = 0        #: a large folio all of whose references are one mm's maps is not copied (6.15)
+    mlock_whole_folio: int = 0      #: rmap adding of all ptes of a large folio at once mlocks it (6.17)
+    split_zeroes: int = 0           #: splitting a THP gives its zero-filled pages up for the zero page (6.12)
     cow_frees_swap_cache: int = 1 #: a COW's old page that nobody maps any more leaves the swap cache (5.14)
     zap_keeps_swap: int = 1  #: truncation passes over swap entries (through 5.17, not in stable 5.10)
     swapin_marks: int = 1    #: a page read in from swap is mlocked where it is mapped first (through 6.10)
@@ -161,9 +169,11 @@ _V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, exit_mm
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
+                 folio_page_flags=1, huge_pmd_accessed=1, split_zeroes=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
                  ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
+                 pt_reclaim=1, huge_zero_cow=1, cow_reuse_large=1, collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
                  shmem_swapin_direct=1)
 

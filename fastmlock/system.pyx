@@ -41,12 +41,17 @@ cdef enum:
     MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
+THP_ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
+_THP = {"never": THP_NEVER, "madvise": THP_MADVISE, "always": THP_ALWAYS}
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
+    <int>F_COLLAPSE: "collapse of memory that is swapped out",
+    <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",
+    <int>F_COLLAPSE_FILE: "MADV_COLLAPSE of a file",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_MIGRATE: "migration of a KSM page",
@@ -181,6 +186,9 @@ cdef class System(View):
     cdef int make_room(self, long pages) except -1:
         """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
         cdef long leaves = pages // 512 + 4
+        if self.w.huge_zero:
+            pages = (leaves + 2) * 512
+            leaves *= 2
         # reading ahead may bring back all that is swapped out
         self.reserve(pages=pages + 64 + self.w.swap_used, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
         return 0
@@ -443,11 +451,11 @@ cdef class System(View):
             return -1, _errno.EINVAL
         if advice == 12 and self.w.tasks[pid].mm not in self.ksm_mms:
             self.ksm_mms.append(self.w.tasks[pid].mm)
-        if advice == 25:
-            raise NotSupported("MADV_COLLAPSE")
         pages = pages_up(length)
         if length and not pages or (addr >> 12) + pages >= 1 << 52:
             return -1, _errno.EINVAL
+        if advice == 25:
+            self.need_huge()
         if not pages:
             return 0, 0
         self.make_room(min(pages, 1 << 20))
@@ -553,12 +561,15 @@ cdef class System(View):
         return mapping
 
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
-                    bint interleave=False, int owner=0):
-        """A file on "tmpfs" or "ext4", or the "shm" segment of a user `owner`, written page by page unless `sparse`. With `observe` the controller maps it, as
+                    bint interleave=False, int owner=0, bint huge=False):
+        """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
+        page by page unless `sparse`. With `observe` the controller maps it, as
         the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
         lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4", "shm"):
             raise NotSupported(f"a file on {fs}")
+        if huge:
+            raise NotSupported("huge pages of files")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
         file = self.new_mapping(pages, fs != "ext4")
@@ -645,6 +656,27 @@ cdef class System(View):
             (self.ksmd.run if run == 1 else self.ksmd.unmerge)()
         return 0, 0
 
+    def set_thp(self, int enabled):
+        """/sys/kernel/mm/transparent_hugepage/enabled."""
+        self.w.thp_enabled = enabled
+        if enabled:
+            self.need_huge()
+
+    def need_huge(self):
+        """From here on there may be huge pages. The huge zero page is made, which says so."""
+        cdef World *w = self.w
+        if not w.huge_zero:
+            self.reserve(pages=1)
+            w.huge_zero = w.pages_used
+            w.pages_used += 1
+            w.pages[w.huge_zero].flags = K.PG_reserved | K.PG_uptodate | K.PG_head
+            w.pages[w.huge_zero].refcount = 1
+
+    def khugepaged(self):
+        """Two whole scans of khugepaged: everything that it may collapse is collapsed. -> (0, 0)"""
+        self.make_room(512 * self.w.leaves_used)
+        return self.call(self.controller, F_KHUGEPAGED)
+
     def oom_kill(self, int pid):
         """The process is killed, and the OOM reaper is faster than its exit."""
         self.reap(pid)
@@ -653,6 +685,8 @@ cdef class System(View):
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
+        if what & 2 and self.w.huge_zero:
+            self.call(self.controller, F_SPLIT_DEFERRED)        # among the shrinkers of slab objects
         if what & 1:
             if self.w.tr.drop_caches_drains:
                 self.drain_all()
@@ -667,6 +701,10 @@ cdef class System(View):
             return self.drop_caches(int(value))
         if path == "/proc/sys/vm/max_map_count":
             self.w.max_map_count = int(value)
+        elif path == THP_ENABLED:
+            if value not in _THP:
+                return -1, _errno.EINVAL
+            self.set_thp(_THP[value])
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0

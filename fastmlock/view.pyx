@@ -2,6 +2,7 @@
 """What can be seen of a simulated machine from outside: /proc/vmstat, smaps, pagemap, kpageflags and their like."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.mm.filemap cimport find_get_page, swapped_slot
+from fastmlock.mm.page cimport page_mapcount
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma
 from fastmlock.state.types cimport *
@@ -14,6 +15,16 @@ _LETTERS = ((K.PG_lru, "L"), (K.PG_unevictable, "U"), (K.PG_mlocked, "M"), (K.PG
             (K.PG_referenced, "R"), (K.PG_dirty, "D"), (K.PG_anon, "a"), (K.PG_swapbacked, "s"),
             (K.PG_swapcache, "S"), (K.PG_writeback, "W"), (K.PG_locked, "K"), (K.PG_head, "T"), (K.PG_reserved, "z"))
 _EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
+
+
+cdef uint32_t tail_flags(World *w, long pfn):
+    """What /proc/kpageflags shows of a page of a THP that is not its head: from 6.9 the flags of the whole, before that
+    its own, which are few; that it is anonymous and of a THP always."""
+    cdef Page *p = &w.pages[pfn]
+    cdef uint32_t head = w.pages[p.compound_head].flags
+    if w.tr.folio_page_flags:
+        return head
+    return p.flags & PG_anon | (PG_head if head & (PG_lru | PG_anon) else 0)
 
 
 cdef class View(WorldHandle):
@@ -50,7 +61,7 @@ cdef class View(WorldHandle):
             vpn += 1
             if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
                 rss += 4096
-                pss += (<int64_t>4096 << 12) // max(w.pages[pte_pfn(pte)].mapcount, 1)
+                pss += (<int64_t>4096 << 12) // max(page_mapcount(w, pte_pfn(pte)), 1)
         return (v.start << 12, v.end << 12, v.flags & 0x7fffffffffff, pss >> 22 if v.flags & VM_LOCKED else 0, rss >> 10)
 
     cdef uint32_t find(self, int pid, addr):
@@ -74,6 +85,8 @@ cdef class View(WorldHandle):
         if not pte & PTE_PRESENT:
             return "-", 0
         anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
+        if pmd_huge(w, leaf) and pte_pfn(pte) == w.huge_zero:
+            anon = False                # pagemap takes it for a file's
         return "a" if anon else "f", pte_pfn(pte)
 
     def ptes(self, int pid, addr, long pages):
@@ -118,8 +131,11 @@ cdef class View(WorldHandle):
         cdef Page *p = &self.w.pages[pfn]
         if p.flags & PG_buddy:
             return 0, "", -1
+        flags = p.flags
+        if flags & PG_tail:
+            flags = tail_flags(self.w, pfn)
         counted = self.w.tr.p06 and (p.flags & (PG_lru | PG_unevictable)) == (PG_lru | PG_unevictable)
-        return (p.mapcount, "".join(letter for flag, letter in _LETTERS if p.flags & <uint32_t>flag),
+        return (page_mapcount(self.w, pfn), "".join(letter for flag, letter in _LETTERS if flags & <uint32_t>flag),
                 p.lru_prev if counted else -1)
 
     def file_pages(self, int file):

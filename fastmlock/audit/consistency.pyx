@@ -37,12 +37,22 @@ cdef struct Counts:
     int32_t *swapped            # page-table entries and files that refer to each swap slot
 
 
-cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *locked, Counts *c) noexcept nogil:
-    """Adds the entries of one vma to the pages they map."""
+cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *huge, int32_t *locked, Counts *c) noexcept nogil:
+    """Adds the entries of one vma to the pages they map; a huge pmd is one map of its THP, and one entry for each page."""
     cdef Vma *v = &w.vmas[vma]
     cdef int64_t vpn = v.start
     cdef uint64_t pte
+    cdef uint32_t leaf
     while vma_next_entry(w, v, &vpn, &pte):
+        leaf = find_leaf(w, v.mm, vpn)
+        if pmd_huge(w, leaf):
+            c.entries += 512
+            if not pte & PTE_SPECIAL:
+                c.present += 512
+                huge[pmd_huge(w, leaf)] += 1
+                locked[pmd_huge(w, leaf)] += 1 if v.flags & VM_LOCKED else 0
+            vpn += 512
+            continue
         vpn += 1
         c.entries += 1
         if pte & PTE_MIGRATION:
@@ -96,22 +106,29 @@ def problems(WorldHandle world):
     cdef World *w = world.w
     out = []
     n = w.pages_used
-    mapped_, locked_, held_, munlocks_, cached_ = (np.zeros(n, np.int32) for _ in range(5))
-    cdef int32_t[::1] mapped = mapped_, locked = locked_, held = held_, munlocks = munlocks_, cached = cached_
+    mapped_, huge_, locked_, held_, munlocks_, cached_ = (np.zeros(n, np.int32) for _ in range(6))
+    cdef int32_t[::1] mapped = mapped_, huge = huge_, locked = locked_, held = held_, munlocks = munlocks_
+    cdef int32_t[::1] cached = cached_
     swapped_ = np.zeros(max(w.swap_pages, 1), np.int32)
     cdef int32_t[::1] swapped = swapped_
-    _address_spaces(world, mapped, locked, swapped, out)
+    _address_spaces(world, mapped, huge, locked, swapped, out)
     _holders(world, held, munlocks, cached, swapped, out)
     _swap(world, cached, swapped, out)
-    _pages(world, mapped, locked, held, munlocks, cached, out)
+    _pages(world, mapped, huge, locked, held, munlocks, cached, out)
     _lists(world, out)
-    _counters(world, mapped_, out)
+    _counters(world, mapped_ + huge_[_heads(world)], out)
     _trees(world, out)
     return out[:MOST]
 
 
-cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked, int32_t[::1] swapped,
-                     list out):
+def _heads(WorldHandle world):
+    """For each page, the page that stands for it: the head of its THP, or itself."""
+    pages = world.pages[:world.w.pages_used]
+    return np.where(pages["flags"] & K.PG_tail, pages["compound_head"], np.arange(len(pages)))
+
+
+cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[::1] locked,
+                     int32_t[::1] swapped, list out):
     cdef World *w = world.w
     cdef int64_t pages, locked_pages, end, entries
     cdef uint32_t vma, prev, mm
@@ -147,7 +164,7 @@ cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked
             locked_pages += v.end - v.start if v.flags & VM_LOCKED else 0
             end = v.end
             nr += 1
-            count_vma(w, vma, &mapped[0], &locked[0], &c)
+            count_vma(w, vma, &mapped[0], &huge[0], &locked[0], &c)
             prev = vma
             vma = w.vmas[vma].next
         m = w.mms[mm]
@@ -214,18 +231,33 @@ cdef _holders(WorldHandle world, int32_t[::1] held, int32_t[::1] munlocks, int32
             out.append(f"file {mapping}: nrpages {m.nrpages}, {nr} pages cached")
 
 
-cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked, int32_t[::1] held, int32_t[::1] munlocks,
-            int32_t[::1] cached, list out):
+cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[::1] locked, int32_t[::1] held,
+            int32_t[::1] munlocks, int32_t[::1] cached, list out):
     cdef World *w = world.w
     cdef Page *p
     cdef uint32_t page
     cdef int32_t want
     cdef int64_t free = 0
+    cdef int i
     for page in range(1, w.pages_used):
         p = &w.pages[page]
         want = mapped[page] + held[page] + cached[page]
         if p.flags & PG_reserved:
             continue
+        if p.flags & PG_head:
+            want = huge[page]
+            for i in range(THP_PAGES):
+                want += mapped[page + i] + held[page + i] + cached[page + i]
+                if i and (not w.pages[page + i].flags & PG_tail or w.pages[page + i].compound_head != page):
+                    out.append(f"page {page + i} is no tail of THP {page}")
+            if p.compound_mapcount != huge[page]:
+                out.append(f"THP {page}: compound_mapcount {p.compound_mapcount}, {huge[page]} huge pmds")
+        elif p.flags & PG_tail:
+            want = 0
+            if held[page] or p.flags & (PG_lru | PG_mlocked | PG_unevictable):
+                out.append(f"tail {page} is in a batch or on a list")
+        elif huge[page]:
+            out.append(f"page {page} is mapped by a huge pmd and no THP")
         if p.flags & PG_buddy:
             free += 1
             if want or p.refcount:
@@ -249,6 +281,10 @@ cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] locked, int32_t
             if w.tr.p07 and p.lru_prev > <uint32_t>(locked[page] + munlocks[page]):
                 out.append(f"page {page}: mlock_count {p.lru_prev}, {locked[page]} locked mappings, {munlocks[page]} "
                            f"munlocks waiting")
+    page = w.huge_free
+    while page and w.pages[page].flags & PG_buddy:
+        free -= THP_PAGES
+        page = w.pages[page].lru_next
     if free != w.pages_nfree:
         out.append(f"{free} free pages, {w.pages_nfree} counted")
     on_lists = chain_length(w, w.pages_free)

@@ -2,6 +2,7 @@
 """LRU batches and the freeing of pages: everything that takes lru_lock outside mlock itself. (mm/swap.c)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.lru cimport *
+from fastmlock.mm.thp cimport free_thp
 
 
 cdef int lru_add_drain(World *w, Task *t, Frame *f) noexcept nogil:
@@ -73,7 +74,10 @@ cdef int pagevec_process(World *w, Task *t, Frame *f) noexcept nogil:
 cdef inline void final_free(World *w, int cpu, uint32_t page) noexcept nogil:
     """The page is off the LRU and unreferenced."""
     final_clearance(w, cpu, page)
-    free_page(w, cpu, page)
+    if test(w, page, PG_head):
+        free_thp(w, page)
+    else:
+        free_page(w, cpu, page)
 
 
 cdef inline void final_clearance(World *w, int cpu, uint32_t page) noexcept nogil:
@@ -87,6 +91,9 @@ cdef inline void chain_freed(World *w, int cpu, Frame *f, uint32_t page) noexcep
     """Adds a freed page to what this release_pages() will give back at its end: c = first, d = last. Through 6.8 the
     last page is freed first, so that the first one is the next to be allocated."""
     final_clearance(w, cpu, page)
+    if test(w, page, PG_head):
+        free_thp(w, page)
+        return
     free_page_prepare(w, page)
     if not f.c:
         f.c = f.d = page
@@ -152,7 +159,9 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
     i = f.i
     while i < f.b:
         page = list[i]
-        if page and not test(w, page, PG_reserved) and put_page_testzero(w, page):
+        if test(w, page, PG_tail | PG_reserved):
+            page = list[i] = compound_head(w, page) if test(w, page, PG_tail) else 0
+        if page and put_page_testzero(w, page):
             if test(w, page, PG_lru):
                 if lru_lock_of(w, page) != <uint32_t>f.j:
                     f.i = i

@@ -8,9 +8,10 @@ from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport vma_counts_mlock
+from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
+from fastmlock.mm.thp cimport covers_pmd, huge_start, thp_allowed, thp_total_mapcount
 from fastmlock.mm.swapfile cimport free_swap_cache, try_to_free_swap
 from fastmlock.mm.vma cimport find_vma, vma_pages
 
@@ -46,6 +47,7 @@ cdef enum:
     FT_REUSE = 28
     FT_PUT = 29
     FT_TRUNCATED = 30
+    FT_HUGE = 31
 
 
 cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
@@ -54,6 +56,21 @@ cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
     if v.flags & VM_SHARED and v.flags & VM_WRITE and w.mappings[v.mapping].shmem:
         return PTE_PRESENT | PTE_YOUNG | PTE_WRITE | (PTE_DIRTY if w.tr.dirty_ptes and test(w, page, PG_dirty) else 0)
     return PTE_PRESENT | PTE_YOUNG
+
+
+cdef inline bint reuse_large_folio(World *w, Vma *v, uint32_t head) noexcept nogil:
+    """From 6.15: a THP whose every reference is a map of this mm's is its own, whichever page of it is written."""
+    cdef int64_t vpn
+    cdef uint64_t pte
+    cdef int here = 0
+    if not w.tr.cow_reuse_large or w.pages[head].refcount != thp_total_mapcount(w, head):
+        return False
+    vpn = v.start + (w.pages[head].index - v.pgoff)
+    while vma_next_entry(w, v, &vpn, &pte) and vpn < v.start + (w.pages[head].index - v.pgoff) + THP_PAGES:
+        if pte & PTE_PRESENT and compound_head(w, pte_pfn(pte)) == head:
+            here += 1
+        vpn += 1
+    return here == w.pages[head].refcount
 
 
 cdef inline bint test_clear_readahead(World *w, uint32_t page) noexcept nogil:
@@ -70,19 +87,33 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t vpn = f.b, pgoff
     cdef int entry = <int>(vpn & 511)
     cdef uint64_t pte
-    cdef uint32_t page
+    cdef uint32_t page, head
     cdef int64_t first, last
     cdef int called
     cdef bint write = (f.c & FAULT_WRITE) != 0
 
+    if f.pc == FT_HUGE:
+        if t.res:
+            return ret(t, 0)
+        f.c |= FAULT_PTE
+        f.pc = FT_BEGIN
     if f.pc == FT_BEGIN:
         work(w, WK_FAULT, 1)
+        if w.huge_zero and not f.c & FAULT_PTE:
+            f.i = find_leaf(w, v.mm, vpn)
+            if f.i and pmd_huge(w, f.i):
+                if write and not pte_get(w, f.i, entry) & PTE_WRITE:
+                    return call(w, t, f, FT_HUGE, F_HUGE_WP, f.a, vpn)
+                huge_pmd_flags(w, f.i, PTE_YOUNG | (PTE_DIRTY if write else 0), 0)
+                return ret(t, 0)
+            if not v.mapping and pmd_none(w, f.i) and thp_allowed(w, v) and covers_pmd(v, vpn):
+                return call(w, t, f, FT_HUGE, F_HUGE_FAULT, f.a, vpn, write)
         f.i = alloc_leaf(w, v.mm, vpn)
         if not f.i:
             return REQ_ERROR
         pte = pte_get(w, f.i, entry)
         if pte & PTE_MIGRATION:             # migration_entry_wait(), then the fault is taken again
-            return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, pte_pfn(pte))
+            return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, compound_head(w, pte_pfn(pte)))
         if pte & PTE_SWAP:
             return become(t, f, F_SWAP_FAULT)
         if pte & PTE_PRESENT:
@@ -271,29 +302,36 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j and w.pages[f.j].flags & PG_ksm:
             f.pc = FT_COPY
         elif f.j and w.pages[f.j].flags & PG_anon:
+            head = compound_head(w, f.j)
+            f.pc = FT_COPY
             if w.tr.anon_exclusive and w.pages[f.j].flags & PG_anon_exclusive:
                 f.pc = FT_REUSE
-            elif w.tr.cow_reuse_refcount and w.pages[f.j].refcount <= 3 and not test(w, f.j, PG_lru):
+            elif w.tr.large_folio and page_compound(w, f.j):
+                if reuse_large_folio(w, v, head):
+                    f.pc = FT_REUSE
+            elif w.tr.cow_reuse_refcount and w.pages[head].refcount <= 3 and not test(w, head, PG_lru):
                 return call(w, t, f, FT_WP_DRAINED, F_DRAIN, t.cpu)
             else:
                 f.pc = FT_WP_DRAINED
         else:
             f.pc = FT_COPY
     if f.pc == FT_WP_DRAINED:
-        if w.tr.cow_reuse_refcount and w.pages[f.j].refcount == 2 and not test(w, f.j, PG_locked):
-            try_to_free_swap(w, f.j)
-        if w.pages[f.j].refcount == 1 and w.pages[f.j].mapcount == 1 and not test(w, f.j, PG_locked):
+        head = compound_head(w, f.j)
+        if w.tr.cow_reuse_refcount and w.pages[head].refcount == 2 and not test(w, head, PG_locked):
+            try_to_free_swap(w, head)
+        if w.pages[head].refcount == 1 and w.pages[f.j].mapcount == 1 and not test(w, head, PG_locked):
             f.pc = FT_REUSE
         else:
             f.pc = FT_COPY
     if f.pc == FT_REUSE:
         w.pages[f.j].flags |= PG_anon_exclusive
-        w.pages[f.j].mapping = v.anon_vma       # page_move_anon_rmap
+        if not page_compound(w, f.j):
+            w.pages[f.j].mapping = v.anon_vma       # page_move_anon_rmap
         pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
         return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_COPY:
         if f.j:
-            get_page(w, f.j)
+            get_page(w, compound_head(w, f.j))
         if not anon_vma_prepare(w, vma):
             return REQ_ERROR
         f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
@@ -321,7 +359,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
             return call(w, t, f, FT_OLD_CLEARED, F_CLEAR_MLOCK, f.j)
     if f.pc == FT_OLD_CLEARED:
-        if w.tr.p04 and vma_counts_mlock(w, v, f.j):
+        f.j = compound_head(w, f.j)
+        if w.tr.p04 and pte_munlocks(w, v, f.j):
             called = munlock_page(w, t, f, FT_UNLOCK, f.j)
             if called != -1:
                 return called
@@ -388,7 +427,10 @@ cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
         pte = pte_get(w, leaf, <int>((f.a + f.i) & 511)) if leaf else 0
         if not pte & PTE_PRESENT or f.c and not pte & PTE_WRITE or not accessible(w, t, f.a + f.i):
             return ask(t, f, 1, REQ_DOWN_READ, LK_MMAP, t.mm)
-        pte_flags(w, leaf, <int>((f.a + f.i) & 511), PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
+        if w.huge_zero and pmd_huge(w, leaf):
+            huge_pmd_flags(w, leaf, PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
+        else:
+            pte_flags(w, leaf, <int>((f.a + f.i) & 511), PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
         if f.c:
             w.pages[pte_pfn(pte)].content = f.i & 255
         f.i += 1

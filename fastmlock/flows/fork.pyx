@@ -2,7 +2,7 @@
 """fork: dup_mmap and the copying of page tables. (kernel/fork.c, mm/memory.c; the specification, section 1.2)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
-from fastmlock.mm.page cimport get_page, test, work
+from fastmlock.mm.page cimport compound_head, get_page, test, work
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport anon_vma_fork, linear_page_index, page_dup_rmap
 from fastmlock.mm.vma cimport *
@@ -25,6 +25,9 @@ cdef bint copy_ptes(World *w, Vma *src, Vma *dst, uint32_t leaf, int first, int 
     cdef int64_t vpn
     cdef uint64_t pte
     cdef uint32_t page, to
+    # an empty table is copied too: there no huge page can come
+    if w.huge_zero and not w.leaves[leaf].none and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
+        return False
     while i < end:
         pte = pte_get(w, leaf, i)
         vpn = w.leaves[leaf].vpn + i
@@ -33,7 +36,7 @@ cdef bint copy_ptes(World *w, Vma *src, Vma *dst, uint32_t leaf, int first, int 
             return False
         if pte & PTE_PRESENT and not pte & PTE_SPECIAL:
             page = pte_pfn(pte)
-            get_page(w, page)
+            get_page(w, compound_head(w, page))
             page_dup_rmap(w, page)
             w.mms[dst.mm].rss += 1
             if not src.flags & VM_SHARED and pte & PTE_WRITE:
@@ -110,6 +113,9 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             f.b = next_mapped(w, t.mm, f.b, v.end)
             if f.b < v.end:
                 f.k = find_leaf(w, t.mm, f.b)
+                if pmd_huge(w, f.k):
+                    f.b = w.leaves[f.k].vpn + 512
+                    return call(w, t, f, FK_UNLOCKED, F_COPY_HUGE_PMD, f.i, f.j, f.b - 512)
                 return ask(t, f, FK_PTL, REQ_SPIN_LOCK, LK_PTL, f.k)
             f.pc = FK_LOCKED
         if f.pc == FK_END:

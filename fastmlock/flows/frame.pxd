@@ -82,6 +82,17 @@ cdef enum Flow:
     F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
     F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
     F_SYS_SHM_LOCK          # a = mapping, b = lock or unlock
+    F_HUGE_FAULT = 180      # do_huge_pmd_anonymous_page: a = vma, b = vpn, c = write; res = 1
+    F_HUGE_WP               # do_huge_pmd_wp_page: a = vma, b = vpn; res = done, or 0: a matter of ptes
+    F_SPLIT_PMD             # split_huge_pmd: a = vma, b = vpn
+    F_ZAP_PMD               # zap_huge_pmd: a = vma, b = vpn
+    F_COPY_HUGE_PMD         # a = vma, b = child's vma, c = vpn
+    F_SPLIT_PAGE            # split_huge_page: a = head, locked and referenced by the caller; b = tails to the gather; res = split
+    F_SPLIT_DEFERRED        # deferred_split_scan: every THP that is mapped in part
+    F_COLLAPSE              # collapse_huge_page: a = vma, b = vpn; res = collapsed
+    F_COLLAPSE_FILE         # collapse_file: a = vma, b = vpn; res = collapsed
+    F_KHUGEPAGED            # one scan of everything that may be collapsed
+    F_MADV_COLLAPSE         # a = vma, b = start, c = end; res = 0 or -errno
     F_SWAP_FAULT            # do_swap_page: as F_FAULT
     F_SWAP_READ             # swapin_readahead: a = vma (0: around the slot), b = vpn, c = slot; res = page
     F_SWAP_WILLNEED         # a = vma, b = start, c = end
@@ -100,6 +111,7 @@ cdef enum Flow:
 cdef enum FaultFlag:
     FAULT_WRITE = 1
     FAULT_UNSHARE = 2       # a KSM page is copied, but not to be written
+    FAULT_PTE = 4           # no huge page here: the pmd's turn is over
 
 cdef enum FollFlag:
     FOLL_WRITE = 1

@@ -19,6 +19,8 @@ cdef enum:
     GU_NEXT = 7
     GU_FAULT = 8
     GU_FAULTED = 9
+    GU_HUGE_MLOCKED = 10
+    GU_HUGE_NEXT = 11
 
 
 cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
@@ -49,13 +51,29 @@ cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, GU_FAULT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
         f.k = 0 if pte & PTE_SPECIAL else pte_pfn(pte)
         f.pc = GU_ACCESSED
-        if f.d & FOLL_TOUCH and not f.k:
+        if pmd_huge(w, f.j):
+            # follow_trans_huge_pmd: touched by its pmd alone. Through patch 01 it is marked if it is singly mapped
+            # (anonymous), has no ptes anywhere, and its page lock can be had
+            f.k = pmd_huge(w, f.j)
+            huge_pmd_flags(w, f.j, PTE_YOUNG | (PTE_DIRTY if f.d & FOLL_WRITE else 0), 0)
+            f.pc = GU_HUGE_NEXT
+            if f.d & FOLL_MLOCK and v.flags & VM_LOCKED and not test(w, f.k, PG_double_map | PG_reserved) \
+                    and w.pages[f.k].mapping \
+                    and not (test(w, f.k, PG_anon) and w.pages[f.k].compound_mapcount != 1) \
+                    and trylock_page(w, f.k):
+                return call(w, t, f, GU_HUGE_MLOCKED, F_MLOCK_PAGE, f.k)
+        elif f.d & FOLL_TOUCH and not f.k:
             w.pages[w.zero_page].flags ^= PG_referenced     # marked like any other; on no list, the mark goes again
         elif f.d & FOLL_TOUCH:
             if f.d & FOLL_WRITE and not pte & PTE_DIRTY:
-                w.pages[f.k].flags |= PG_dirty
+                w.pages[compound_head(w, f.k)].flags |= PG_dirty
             if mark_page_accessed(w, t.cpu, f.k):
                 return call(w, t, f, GU_ACCESSED, F_PVEC, t.cpu, PVEC_ACTIVATE)
+    if f.pc == GU_HUGE_MLOCKED:
+        return ask(t, f, GU_HUGE_NEXT, REQ_UNLOCK_PAGE, LK_PAGE, f.k)
+    if f.pc == GU_HUGE_NEXT:
+        f.i += <int32_t>(min(f.c, (vpn | 511) + 1) - vpn)
+        return ask(t, f, GU_LOOK, REQ_SPIN_UNLOCK, LK_PTL, f.j)
     if f.pc == GU_ACCESSED:
         f.pc = GU_NEXT
         if f.d & FOLL_MLOCK and v.flags & VM_LOCKED and f.k and not page_compound(w, f.k):

@@ -47,7 +47,7 @@ cdef int munlock_one(World *w, Task *t, Frame *f) noexcept nogil:
             elif not w.tr.p01:
                 count_event(w, t.cpu, EV_MUNLOCKED, n)
             return ret(t, 0)
-        if not w.tr.p01 and w.pages[page].mapcount > 1:
+        if not w.tr.p01 and page_mapcount(w, page) > 1 and not (n > 1 and test(w, page, PG_anon)):
             return call(w, t, f, 4, F_PAGE_MLOCK, page)
         f.pc = 4
     if f.pc == 4:

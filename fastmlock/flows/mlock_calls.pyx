@@ -7,7 +7,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.mlock cimport vma_counts_mlock
-from fastmlock.mm.page cimport page_compound, work
+from fastmlock.mm.page cimport compound_head, page_compound, work
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport *
 
@@ -26,6 +26,20 @@ cdef enum:
     WR_DRAINED = 5
 
 
+cdef inline int folio_ptes(World *w, uint32_t leaf, int entry, int end) noexcept nogil:
+    """How many ptes from this one on map the following pages of one THP."""
+    cdef uint32_t first = pte_pfn(pte_get(w, leaf, entry)), head = compound_head(w, first)
+    cdef uint64_t pte
+    cdef int n = 1
+    while entry + n < end:
+        pte = pte_get(w, leaf, entry + n)
+        if (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != first + n \
+                or compound_head(w, first + n) != head:
+            break
+        n += 1
+    return n
+
+
 cdef int mlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
     """Stores the new flags, then counts (or takes back) a lock for every present pte. While pages are being
     counted VM_IO beside VM_LOCKED tells rmap not to count the same ptes. b = position, d = flags, i = leaf."""
@@ -34,7 +48,7 @@ cdef int mlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint64_t pte
     cdef int64_t base
     cdef uint32_t page
-    cdef int entry, end, called
+    cdef int entry, end, called, step
     if f.pc == 0:
         if f.d & VM_LOCKED:
             f.d |= VM_IO
@@ -44,6 +58,18 @@ cdef int mlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
         base = w.leaves[f.i].vpn
         end = <int>min(f.c - base, 512)
         entry = <int>(f.b - base)
+        if pmd_huge(w, f.i) and not entry:
+            # one lock, of the THP; the huge zero page has none
+            page = pmd_huge(w, f.i)
+            f.b = base + end
+            if page != w.huge_zero:
+                if v.flags & VM_LOCKED:
+                    called = mlock_page(w, t, f, WR_PTL, page)
+                else:
+                    called = munlock_page(w, t, f, WR_PTL, page)
+                if called != -1:
+                    return called
+            entry = end
         while True:
             entry = next_pte(w, f.i, entry, end)
             f.b = base + entry
@@ -56,7 +82,13 @@ cdef int mlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
                 continue
             page = pte_pfn(pte)
             if page_compound(w, page):
-                continue
+                # from 6.7 a run of a large folio's ptes is one munlock, and one lock if it is the whole of it
+                step = folio_ptes(w, f.i, entry - 1, end) if w.tr.large_folio else 1
+                entry += step - 1
+                f.b += step - 1
+                if not w.tr.large_folio or v.flags & VM_LOCKED and step < 512:
+                    continue
+                page = compound_head(w, page)
             if v.flags & VM_LOCKED:
                 called = mlock_page(w, t, f, WR_PTL, page)
             else:
@@ -84,6 +116,16 @@ cdef enum:
     VS_ANON = 2
     VS_ANON_UNLOCKED = 3
     VS_UNLOCKED = 4
+    VS_ADJUSTED = 5
+
+
+cdef inline bint straddled(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
+    """A huge pmd lies across this page number, which is to become a boundary of VMAs (vma_adjust_trans_huge)."""
+    cdef uint32_t leaf
+    if not w.huge_zero or not vpn & 511:
+        return False
+    leaf = find_leaf(w, mm, vpn)
+    return leaf != 0 and pmd_huge(w, leaf) != 0
 
 
 cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
@@ -91,6 +133,10 @@ cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     if f.pc == 0:
+        f.pc = VS_ADJUSTED
+        if straddled(w, v.mm, f.b):
+            return call(w, t, f, VS_ADJUSTED, F_SPLIT_PMD, f.a, f.b)
+    if f.pc == VS_ADJUSTED:
         f.pc = VS_LOCKED
         if v.mapping:
             return ask(t, f, VS_LOCKED, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
@@ -125,6 +171,14 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
         pgoff = v.pgoff + (f.b - v.start)
         if not vma_can_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff, model):
             return ret(t, 0)
+        f.pc = 3
+        if straddled(w, v.mm, f.b):
+            return call(w, t, f, 3, F_SPLIT_PMD, model, f.b)
+    if f.pc == 3:
+        f.pc = 4
+        if straddled(w, v.mm, f.c):
+            return call(w, t, f, 4, F_SPLIT_PMD, model, f.c)
+    if f.pc == 4:
         f.j = v.mapping
         f.pc = 1
         if v.mapping:

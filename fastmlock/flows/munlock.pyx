@@ -60,7 +60,7 @@ cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
             f.k = 1
         return ask(t, f, WALK_SEEN, REQ_SPIN_UNLOCK, LK_PTL, f.j)
     if f.pc == WALK_SEEN:
-        f.pc = WALK_END if f.k or p.mapcount == 0 else WALK_NEXT
+        f.pc = WALK_END if f.k or page_mapcount(w, page) == 0 else WALK_NEXT
     while f.pc == WALK_NEXT:
         visits = 0
         if p.flags & PG_ksm:
@@ -79,7 +79,7 @@ cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
         if leaf and pte_maps(w, leaf, <int>(f.b & 511), page):
             f.j = leaf
             return ask(t, f, WALK_PTL, REQ_SPIN_LOCK, LK_PTL, leaf)
-        if p.mapcount == 0:
+        if page_mapcount(w, page) == 0:
             f.pc = WALK_END
     if f.pc == WALK_END:
         f.pc = WALK_UNLOCK
@@ -243,6 +243,9 @@ cdef enum:
     MR_FILLED = 3
     MR_BATCH = 4
     MR_RESCHED = 5
+    MR_HEAD_LOCKED = 6
+    MR_HEAD_MUNLOCKED = 7
+    MR_HEAD_PUT = 8
 
 
 cdef inline bint normal_page(World *w, uint64_t pte) noexcept nogil:
@@ -253,7 +256,7 @@ cdef inline bint normal_page(World *w, uint64_t pte) noexcept nogil:
 cdef int munlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
     """VM_LOCKED goes first, so that nobody marks through this vma again; then the present pages, 15 at a time. An
     absent page costs a descent of its own, even where a whole table is missing. Patches 01 to 06 only clear the
-    flags. b = position, i = leaf."""
+    flags. b = position, i = leaf, j = head of a THP."""
     cdef uint32_t vma = <uint32_t>f.a
     cdef PageVec *pv = task_pvec(w, task_index(w, t), TPV_WORK)
     cdef int64_t at
@@ -288,6 +291,8 @@ cdef int munlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
             work(w, WK_PTE, 1)
             if not normal_page(w, pte):
                 break
+            if page_compound(w, pte_pfn(pte)):
+                break
             if node < 0:
                 node = w.pages[pte_pfn(pte)].node
             elif w.pages[pte_pfn(pte)].node != node:
@@ -298,8 +303,26 @@ cdef int munlock_vma_pages_range(World *w, Task *t, Frame *f) noexcept nogil:
             entry += 1
         f.b = (f.b & ~<int64_t>511) + entry
         if node < 0:
+            # a THP: its head is munlocked as a page of 512; parts of it that ptes map are passed one by one
+            pte = pte_get(w, f.i, entry)
             f.b += 1
+            if normal_page(w, pte) and test(w, pte_pfn(pte), PG_head):
+                f.j = pte_pfn(pte)
+                get_page(w, f.j)
+                if pmd_huge(w, f.i):
+                    f.b += 511
+                return ask(t, f, MR_HEAD_LOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         return ask(t, f, MR_FILLED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+    if f.pc == MR_HEAD_LOCKED:
+        return ask(t, f, MR_HEAD_MUNLOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
+    if f.pc == MR_HEAD_MUNLOCKED:
+        return call(w, t, f, MR_HEAD_PUT, F_MUNLOCK_PAGE, f.j)
+    if f.pc == MR_HEAD_PUT:
+        return ask(t, f, MR_HEAD_PUT + 1, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
+    if f.pc == MR_HEAD_PUT + 1:
+        f.pc = MR_BATCH
+        if put_page_testzero(w, f.j):
+            return call(w, t, f, MR_BATCH, F_FREE_PAGE, f.j)
     if f.pc == MR_FILLED:
         if pv.nr:
             return call(w, t, f, MR_BATCH, F_MUNLOCK_PVEC, 0)

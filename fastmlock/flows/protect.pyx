@@ -4,6 +4,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.thp cimport thp_total_mapcount
 from fastmlock.mm.swapfile cimport free_swap_and_cache, try_to_free_swap
 from fastmlock.mm.vma cimport *
 
@@ -25,6 +26,10 @@ cdef void change_protection(World *w, Vma *v, uint32_t leaf, int first, int end)
     cdef int i = next_pte(w, leaf, first, end)
     cdef uint64_t pte
     cdef bint write
+    if pmd_huge(w, leaf):
+        write = (v.flags & (VM_WRITE | VM_SHARED)) == (VM_WRITE | VM_SHARED)
+        huge_pmd_flags(w, leaf, PTE_WRITE if write else 0, 0 if write else PTE_WRITE)
+        return
     while i < end:
         pte = pte_get(w, leaf, i)
         if pte & PTE_PRESENT:
@@ -108,6 +113,9 @@ cdef int sys_mprotect(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- madvise
 cdef enum:
+    ZAP_RECLAIM_PT = 2
+
+cdef enum:
     MADV_NORMAL = 0
     MADV_RANDOM = 1
     MADV_SEQUENTIAL = 2
@@ -128,6 +136,7 @@ cdef enum:
     MADV_POPULATE_READ = 22
     MADV_POPULATE_WRITE = 23
     MADV_DONTNEED_LOCKED = 24
+    MADV_COLLAPSE = 25
 
 
 cdef bint behaviour(int advice, uint64_t *on, uint64_t *off) noexcept nogil:
@@ -155,11 +164,15 @@ cdef enum:
     MV_ZAPPED = 4
     MV_PTL = 5
     MV_NEXT = 6
-    MV_UNMERGED = 7
+    MV_COLLAPSED = 7
+    MV_SPLIT = 8
+    MV_SPLIT_DONE = 9
+    MV_SPLIT_PUT = 10
+    MV_UNMERGED = 11
 
 
 cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
-    """Advice d on [b, c) of vma a. res = the vma or -errno. i = vma, k = leaf, j = entry."""
+    """Advice d on [b, c) of vma a. res = the vma or -errno. i = a THP to be split, k = leaf, j = entry."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint64_t on, off
     cdef int advice = <int>f.d
@@ -184,6 +197,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, MV_DONE, F_SWAP_WILLNEED, f.a, f.b, f.c)
         if is_populate(advice):
             return call(w, t, f, MV_DONE, F_MADV_POPULATE, f.b, f.c, advice == MADV_POPULATE_WRITE)
+        if advice == MADV_COLLAPSE:
+            return call(w, t, f, MV_COLLAPSED, F_MADV_COLLAPSE, f.a, f.b, f.c)
         if v.flags & (VM_HUGETLB | VM_PFNMAP) or v.flags & VM_LOCKED and advice != MADV_DONTNEED_LOCKED:
             return ret(t, -EINVAL)
         if advice == MADV_FREE or advice == MADV_REMOVE:
@@ -201,6 +216,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == MV_UNMERGED:
         f.d = <int64_t>(v.flags & ~<uint64_t>VM_MERGEABLE)
         return call(w, t, f, MV_FLAGS, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
+    if f.pc == MV_COLLAPSED:
+        return ret(t, t.res if t.res < 0 else f.a)
     if f.pc == MV_DONE:
         return ret(t, t.res if t.res < 0 and is_populate(advice) else f.a)
     if f.pc == MV_FLAGS:
@@ -209,17 +226,46 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
         return ret(t, t.res)
     if f.pc == MV_DRAINED:
         if advice != MADV_FREE:
-            return call(w, t, f, MV_ZAPPED, F_ZAP, f.a, f.b, f.c)
+            return call(w, t, f, MV_ZAPPED, F_ZAP, f.a, f.b, f.c, ZAP_RECLAIM_PT)
         f.pc = MV_NEXT
     if f.pc == MV_ZAPPED:
         return call(w, t, f, MV_DONE, F_FLUSH, 0)
 
     # MADV_FREE: clean the entries, queue the pages as lazily freeable
+    if f.pc == MV_SPLIT_PUT:
+        # split or not, on with the same pte; a THP that could not be split ends its table
+        f.pc = MV_NEXT
+        if put_page_testzero(w, f.i):
+            return call(w, t, f, MV_NEXT, F_FREE_PAGE, f.i)
+    if f.pc == MV_SPLIT:
+        return call(w, t, f, MV_SPLIT_DONE, F_SPLIT_PAGE, f.i)
+    if f.pc == MV_SPLIT_DONE:
+        if not t.res:
+            f.b = (f.b | 511) + 1
+        return ask(t, f, MV_SPLIT_PUT, REQ_UNLOCK_PAGE, LK_PAGE, f.i)
     if f.pc == MV_PTL:
         end = <int>min(f.c - w.leaves[f.k].vpn, 512)
+        page = pmd_huge(w, f.k)
+        if page and f.j == 0 and end == 512:
+            f.j = 512
+            if page != w.huge_zero and thp_total_mapcount(w, page) == 1 and not test(w, page, PG_locked):
+                w.pages[page].flags &= ~<uint32_t>PG_dirty
+                huge_pmd_flags(w, f.k, 0, PTE_YOUNG | PTE_DIRTY)
+                if lazyfree(w, t, page):
+                    return call(w, t, f, MV_PTL, F_PVEC, t.cpu, PVEC_LAZYFREE)
+        elif page == w.huge_zero and page:
+            f.j = 512
         f.j = next_pte(w, f.k, f.j, end)
         while f.j < end:
             pte = pte_get(w, f.k, f.j)
+            page = pte_pfn(pte)
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and page_compound(w, page):
+                f.i = compound_head(w, page)
+                f.b = w.leaves[f.k].vpn + f.j
+                if page_mapcount(w, page) != 1 or not trylock_page(w, f.i):
+                    break
+                get_page(w, f.i)
+                return ask(t, f, MV_SPLIT, REQ_SPIN_UNLOCK, LK_PTL, f.k)
             f.j += 1
             if pte & PTE_SWAP:
                 pte_clear(w, f.k, f.j - 1)

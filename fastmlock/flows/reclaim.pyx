@@ -24,7 +24,10 @@ cdef enum:
     CO_UNLOCKED = 4
     CO_SHRINK = 5
     CO_SHRUNK = 6
-    CO_RELEASED = 7
+    CO_SPLIT = 7
+    CO_SPLIT_DONE = 8
+    CO_SPLIT_PUT = 9
+    CO_RELEASED = 10
 
 cdef enum:
     KEPT = 1024             # where in the task's gather the pages wait that shrink_page_list keeps
@@ -32,8 +35,8 @@ cdef enum:
 
 cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
     """Pages of [b, c) in vma a that are mapped once: aged, then deactivated, or (d) isolated and reclaimed table by
-    table. i = leaf, j = entry, k = page or position in the isolated list (the task's gather); then i = pages freed, j =
-    pages kept."""
+    table. A THP is taken whole, or split if only part of it is meant. i = leaf, j = entry, k = page or position in the
+    isolated list (the task's gather); then i = pages freed, j = pages kept."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint32_t *isolated = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
     cdef uint64_t pte
@@ -56,6 +59,36 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
                     return call(w, t, f, CO_PTL, F_PUTBACK, f.k)
                 isolated[t.gather] = f.k
                 t.gather += 1
+        if f.pc == CO_SPLIT:
+            return call(w, t, f, CO_SPLIT_DONE, F_SPLIT_PAGE, f.k)
+        if f.pc == CO_SPLIT_DONE:
+            f.b = w.leaves[f.i].vpn + (f.j if t.res else 512)
+            return ask(t, f, CO_SPLIT_PUT, REQ_UNLOCK_PAGE, LK_PAGE, f.k)
+        if f.pc == CO_SPLIT_PUT:
+            page = f.k
+            f.k = 0
+            f.pc = CO_NEXT
+            if put_page_testzero(w, page):
+                return call(w, t, f, CO_NEXT, F_FREE_PAGE, page)
+            continue
+        if f.pc == CO_PTL and pmd_huge(w, f.i) and f.j < 512:
+            page = pmd_huge(w, f.i)
+            if page != w.huge_zero and page_mapcount(w, page) == 1:
+                if f.j or f.c - w.leaves[f.i].vpn < 512:
+                    f.k = page
+                    get_page(w, page)
+                    w.pages[page].flags |= PG_locked
+                    return ask(t, f, CO_SPLIT, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+                f.j = 512
+                huge_pmd_flags(w, f.i, 0, PTE_YOUNG)
+                w.pages[page].flags &= ~<uint32_t>PG_referenced
+                if f.d:
+                    f.k = page
+                    return call(w, t, f, CO_ISOLATED, F_ISOLATE, page)
+                if w.pages[page].flags & PG_active and not w.pages[page].flags & PG_unevictable:
+                    if pvec_add(w, t.cpu, PVEC_DEACTIVATE, page, 0):
+                        return call(w, t, f, CO_PTL, F_PVEC, t.cpu, PVEC_DEACTIVATE)
+            f.j = 512
         if f.pc == CO_PTL:
             end = <int>min(f.c - w.leaves[f.i].vpn, 512)
             f.j = next_pte(w, f.i, f.j, end)
@@ -67,6 +100,15 @@ cdef int cold_or_pageout(World *w, Task *t, Frame *f) noexcept nogil:
             pte = pte_get(w, f.i, f.j)
             f.j += 1
             page = pte_pfn(pte)
+            if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT and page_compound(w, page):
+                f.j -= 1
+                f.k = compound_head(w, page)
+                if page_mapcount(w, page) != 1 or not trylock_page(w, f.k):
+                    f.j = 512
+                    f.k = 0
+                    continue
+                get_page(w, f.k)
+                return ask(t, f, CO_SPLIT, REQ_SPIN_UNLOCK, LK_PTL, f.i)
             if ((pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or not test(w, page, PG_lru)
                     or w.pages[page].mapcount != 1):
                 continue
@@ -113,6 +155,7 @@ cdef enum:
     SH_KEEP = 4
     SH_FREED = 5
     SH_REFERENCED = 6
+    SH_SPLIT = 7
 
 
 cdef inline bint reclaimable(World *w, uint32_t page, int64_t seen) noexcept nogil:
@@ -180,8 +223,17 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == SH_REFERENCED:
         if f.b and not reclaimable(w, page, t.res):
             return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
-        f.pc = SH_UNMAPPED
-        if (p.flags & (PG_anon | PG_swapbacked | PG_swapcache)) == (PG_anon | PG_swapbacked):
+        f.pc = SH_SPLIT
+        if p.flags & PG_head:
+            if not p.flags & PG_swapbacked:
+                w.unsupported = F_SHRINK_PAGE
+                w.error = ERR_UNSUPPORTED
+                return REQ_ERROR
+            return call(w, t, f, SH_SPLIT, F_SPLIT_PAGE, page, 1)       # its tails are reclaimed with it
+    if f.pc == SH_SPLIT:
+        f.pc = SH_ACTIVATE if p.flags & PG_head else SH_UNMAPPED
+        if f.pc == SH_UNMAPPED \
+                and (p.flags & (PG_anon | PG_swapbacked | PG_swapcache)) == (PG_anon | PG_swapbacked):
             slot = get_swap_page(w, t.cpu)
             if slot:
                 add_to_swap(w, page, slot)
@@ -517,7 +569,7 @@ cdef int compact(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, 1, F_DRAIN_ALL, 0)
     while f.i + 1 < f.j:
         f.i += 1
-        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount:      # not while it is being freed
+        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount and not page_compound(w, f.i):      # not while it is being freed
             return call(w, t, f, 1, F_MIGRATE, f.i)
     return sysret(t, 0, 0)
 

@@ -15,7 +15,7 @@ cdef enum:
 
 # ---- move_page_tables
 cdef int move_page_tables(World *w, Task *t, Frame *f) noexcept nogil:
-    """c pages from vpn a to vpn b, a table at a time under both page-table locks. i, j = leaves."""
+    """c pages from vpn a to vpn b, a table at a time under both page-table locks. i, j = leaves, k = a huge pmd."""
     cdef int64_t at, to, end
     cdef uint64_t pte
     cdef uint32_t page
@@ -27,6 +27,12 @@ cdef int move_page_tables(World *w, Task *t, Frame *f) noexcept nogil:
         if f.c <= 0:
             return ret(t, 0)
         f.i = find_leaf(w, t.mm, f.a)
+        f.k = 0
+        if pmd_huge(w, f.i):
+            # a huge pmd moves whole to an empty one, or is cut
+            if (f.a | f.b) & 511 or f.c < 512 or not pmd_none(w, find_leaf(w, t.mm, f.b)):
+                return call(w, t, f, 0, F_SPLIT_PMD, find_vma(w, t.mm, f.a), f.a)
+            f.k = 1
         f.j = alloc_leaf(w, t.mm, f.b)
         if not f.j:
             return REQ_ERROR
@@ -38,6 +44,12 @@ cdef int move_page_tables(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 2:
         # as far as one table reaches on either side
         end = min(f.c, min(512 - (f.a & 511), 512 - (f.b & 511)))
+        if f.k and pmd_huge(w, f.i):
+            pte = pte_get(w, f.i, 0)
+            page = pmd_huge(w, f.i)
+            clear_huge_pmd(w, f.i)
+            if not set_huge_pmd(w, f.j, page, <int>(pte & 0xfff)):
+                return REQ_ERROR
         at = next_pte(w, f.i, <int>(f.a & 511), <int>((f.a & 511) + end)) - (f.a & 511)
         while at < end:
             pte = pte_get(w, f.i, <int>((f.a + at) & 511))
@@ -50,6 +62,8 @@ cdef int move_page_tables(World *w, Task *t, Frame *f) noexcept nogil:
                 pte_set(w, f.j, <int>(to & 511), pte, 0, 0)
             at = next_pte(w, f.i, <int>((f.a + at + 1) & 511) if at + 1 < end else 512,
                           <int>((f.a & 511) + end)) - (f.a & 511)
+        if end == 512:
+            w.leaves[f.i].none = 1          # the whole table has moved
         f.a += end
         f.b += end
         f.c -= end

@@ -5,8 +5,9 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, ksm, mlock, mlock_calls, mmap, munlock,
-                              oom, protect, reclaim, remap, scan, shm, swapin, synthetic, unmap)
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, khugepaged, ksm, mlock,
+                              mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split, swapin, synthetic,
+                              unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -29,6 +30,8 @@ unmap.register(TABLE)
 mmap.register(TABLE)
 exit_flow.register(TABLE)
 fork.register(TABLE)
+huge_memory.register(TABLE)
+khugepaged.register(TABLE)
 file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)
@@ -36,6 +39,7 @@ reclaim.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
+split.register(TABLE)
 swapin.register(TABLE)
 brk.register(TABLE)
 ksm.register(TABLE)

@@ -7,7 +7,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport vma_counts_mlock
+from fastmlock.mm.mlock cimport pte_munlocks
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.swapfile cimport free_swap_and_cache, free_swap_cache
@@ -28,13 +28,26 @@ cdef enum:
     ZP_GATHER_DELAYED = 9
 
 cdef enum:
+    ZAP_RECLAIM_PT = 2
     ZAP_KEEP_COWED = 1          # only pages of the file itself (hole punch keeps private copies)
     ZAP_OF_FILE = 2             # unmap_mapping_range()
 
 cdef enum:
     GATHER_FULL = 1
     FLUSH_NOW = 2
+    WHOLE_TABLE = 4                 # all that the page table covers is zapped, and the table may go
     DELAYED_RMAP = 1 << 31          # of a gathered page: its mapping goes with the flush
+
+
+cdef inline bint last_of_folio(World *w, Frame *f) noexcept nogil:
+    """No further pte of the same THP follows in the range: from 6.9 a run of them is removed, and munlocked, as one."""
+    cdef int next = <int>(f.b - w.leaves[f.i].vpn)
+    cdef uint64_t pte
+    if f.b >= f.c or next > 511:
+        return True
+    pte = pte_get(w, f.i, next)
+    return (pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != <uint32_t>f.j + 1 \
+        or compound_head(w, pte_pfn(pte)) != compound_head(w, f.j)
 
 
 cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
@@ -52,8 +65,18 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             if f.b >= f.c:
                 return ret(t, 0)
             f.i = find_leaf(w, v.mm, f.b)
+            if w.huge_zero and pmd_huge(w, f.i):
+                if f.b & 511 or f.c - f.b < 512:
+                    return call(w, t, f, ZP_NEXT, F_SPLIT_PMD, f.a, f.b)
+                f.b += 512
+                return call(w, t, f, ZP_UNLOCKED, F_ZAP_PMD, f.a, f.b - 512)
+            if w.tr.pt_reclaim and f.d & ZAP_RECLAIM_PT and not f.b & 511 and f.c - f.b >= 512:
+                f.k |= WHOLE_TABLE
             return ask(t, f, ZP_ENTRY, REQ_SPIN_LOCK, LK_PTL, f.i)
         if f.pc == ZP_ENTRY:
+            if w.huge_zero and pmd_huge(w, f.i):        # since it was looked at
+                f.pc = ZP_UNLOCK
+                continue
             base = w.leaves[f.i].vpn
             end = <int>min(f.c - base, <int64_t>512)
             entry = next_pte(w, f.i, <int>(f.b - base), end)
@@ -83,7 +106,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = ZP_ACCESSED
             if not w.pages[f.j].flags & PG_anon:
                 if pte & PTE_DIRTY:
-                    w.pages[f.j].flags |= PG_dirty
+                    w.pages[compound_head(w, f.j)].flags |= PG_dirty
                     f.k |= FLUSH_NOW        # before the page can be cleaned and written by somebody else
                     if w.tr.delayed_rmap:
                         f.pc = ZP_GATHER_DELAYED
@@ -96,8 +119,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 return call(w, t, f, ZP_REMOVED, F_CLEAR_MLOCK, f.j)
         if f.pc == ZP_REMOVED:
             f.pc = ZP_GATHER
-            if w.tr.p04 and vma_counts_mlock(w, v, f.j):
-                called = munlock_page(w, t, f, ZP_GATHER, f.j)
+            if w.tr.p04 and pte_munlocks(w, v, f.j) and (not page_compound(w, f.j) or last_of_folio(w, f)):
+                called = munlock_page(w, t, f, ZP_GATHER, compound_head(w, f.j))
                 if called != -1:
                     return called
         if f.pc == ZP_GATHER or f.pc == ZP_GATHER_DELAYED:
@@ -117,15 +140,18 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 gather[f.j] &= ~<uint32_t>DELAYED_RMAP
                 f.pc = ZP_DELAYED
                 page_remove_rmap(w, t.cpu, gather[f.j])
-                if vma_counts_mlock(w, v, gather[f.j]):
-                    called = munlock_page(w, t, f, ZP_DELAYED, gather[f.j])
+                if pte_munlocks(w, v, gather[f.j]):
+                    called = munlock_page(w, t, f, ZP_DELAYED, compound_head(w, gather[f.j]))
                     if called != -1:
                         return called
                 continue
         if f.pc == ZP_UNLOCK:
+            if f.k & WHOLE_TABLE:
+                f.k &= ~WHOLE_TABLE
+                w.leaves[f.i].none = w.leaves[f.i].nr_present == 0
             return ask(t, f, ZP_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         if f.pc == ZP_UNLOCKED:
-            if f.k:
+            if f.k or t.gather == GATHER_MAX:
                 return call(w, t, f, ZP_FLUSHED, F_FLUSH, 0)
             f.pc = ZP_FLUSHED
         if f.pc == ZP_FLUSHED:

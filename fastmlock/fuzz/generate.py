@@ -72,6 +72,8 @@ class Profile:
     """Verbs, and words of advice, that are not used."""
     chosen_addresses: bool = True
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
+    huge: bool = False
+    """Anonymous regions of huge pages, and commands that cut them."""
     swap: float = 0.4
     """How many programs have a swap device."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
@@ -79,6 +81,7 @@ class Profile:
 
 
 EVERYTHING = Profile()
+HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm"}))
 LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
@@ -111,6 +114,7 @@ class _Writer:
         self.started = 0
         self.kind = rng.choices(KINDS, [kind.often for kind in KINDS])[0]
         self.moves = rng.random() < 0.25
+        self.advise = ""
         self.swaps = 0
         """How much oftener than else memory is paged out."""
 
@@ -126,6 +130,9 @@ class _Writer:
         """Offset and length in a range of `pages`; seldom outside of it."""
         rng = self.rng
         kind = rng.random()
+        if pages >= 512 and kind > 0.5:
+            off = rng.choice((0, 0, 0, 1, 100, 256, 500, 511, 512))
+            return off, max(1, min(pages - off, rng.choice((1, 2, 12, 30, 256, 412, 512, 512, pages))))
         if kind < 0.35:
             return 0, pages
         off = rng.randrange(pages) if pages else 0
@@ -175,6 +182,9 @@ class _Writer:
         prot = rng.choice(("rw", "rw", "rw", "rw", "rw", "rw", "r", "r", "r", "none", "w", "rwx", "rx"))
         if source == "anon":
             off, pages = 0, self.size()
+            if self.profile.huge and self.chance(0.7):
+                pages = rng.choice((512, 512, 600, 1024, 1024, 1100))
+                self.advise = f"{who} madvise {name} 0 {pages} hugepage"
         else:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
@@ -422,6 +432,10 @@ class _Writer:
             "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
         }
 
+    def add(self, line: str) -> None:
+        self.lines += [line, self.advise] if self.advise else [line]
+        self.advise = ""
+
     def begin(self) -> None:
         """Files, processes, what they may do, and a first mapping of each."""
         rng, profile, kind = self.rng, self.profile, self.kind
@@ -430,6 +444,8 @@ class _Writer:
                 self.lines.append(line)
         self.started = rng.randint(*kind.crowd) if kind.crowd else rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
+        if profile.huge:
+            self.lines.insert(1, "sysctl /sys/kernel/mm/transparent_hugepage/enabled madvise")
         if self.chance(profile.swap):
             self.swaps = 5
             self.lines.insert(1, f"swap {rng.choice((40, 600, 4096))}")
@@ -446,7 +462,7 @@ class _Writer:
                 self.lines.append(f"p{p} setuid 1000")
         for _ in range(rng.randint(1, 4) if kind.crowd else self.started):
             if self.chance(0.8):
-                self.lines.append(self.mmap())
+                self.add(self.mmap())
 
     def write(self) -> str:
         rng, profile = self.rng, self.profile
@@ -460,7 +476,7 @@ class _Writer:
             line = choices[rng.choices(verbs, weights)[0]][1]()
             if line is None:
                 continue
-            self.lines.append(line)
+            self.add(line)
             if self.chance(drains) and line != "drain":
                 self.lines.append("drain")
         return "\n".join(self.lines[:c.MAX_LINES]) + "\n"

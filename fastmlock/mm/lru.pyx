@@ -10,6 +10,9 @@ cdef bint mark_page_used(World *w, int cpu, uint32_t page) noexcept nogil:
     cdef PageVec *pv
     cdef bint full = False
     cdef int i
+    if p.flags & PG_tail:
+        page = p.compound_head
+        p = &w.pages[page]
     if not p.flags & PG_referenced:
         p.flags |= PG_referenced
         touch(w, page, 1)

@@ -14,15 +14,26 @@ cdef inline bint set_page_mlocked(World *w, int cpu, uint32_t page) noexcept nog
     return True
 
 
-cdef inline bint vma_counts_mlock(World *w, Vma *vma, uint32_t page) noexcept nogil:
-    """Patch 04: a pte in this vma counts as a lock of the page. VM_IO (patch 07) or any VM_SPECIAL bit (5.18)
-    beside VM_LOCKED says no; ptes of a THP never count."""
+cdef inline bint vma_counts_mlocks(World *w, Vma *vma) noexcept nogil:
+    """Patch 04: entries of this vma count as locks. VM_IO (patch 07) or any VM_SPECIAL bit (5.18) beside VM_LOCKED says
+    no."""
     cdef uint64_t mask = VM_LOCKED
     if w.tr.special_check:
         mask |= VM_SPECIAL
     elif w.tr.p07:
         mask |= VM_IO
-    return (vma.flags & mask) == VM_LOCKED and not page_compound(w, page)
+    return (vma.flags & mask) == VM_LOCKED
+
+
+cdef inline bint vma_counts_mlock(World *w, Vma *vma, uint32_t page) noexcept nogil:
+    """Patch 04: a pte in this vma counts as a lock of the page; ptes of a THP never do, its pmd does."""
+    return vma_counts_mlocks(w, vma) and not page_compound(w, page)
+
+
+cdef inline bint pte_munlocks(World *w, Vma *vma, uint32_t page) noexcept nogil:
+    """Patch 04: a pte that goes from this vma takes a lock back: of a base page; from 6.7 of a whole large folio, whichever
+    page of it is unmapped."""
+    return vma_counts_mlocks(w, vma) and (w.tr.large_folio or not page_compound(w, page))
 
 
 cdef inline void clear_page_mlocked(World *w, int cpu, uint32_t page, bint reachable) noexcept nogil:

@@ -57,6 +57,19 @@ cdef inline bint page_compound(World *w, uint32_t page) noexcept nogil:
     return (w.pages[page].flags & (PG_head | PG_tail)) != 0
 
 
+cdef inline uint32_t compound_head(World *w, uint32_t page) noexcept nogil:
+    """The page that stands for the THP this one is part of; else the page itself."""
+    return w.pages[page].compound_head if w.pages[page].flags & PG_tail else page
+
+
+cdef inline int page_mapcount(World *w, uint32_t page) noexcept nogil:
+    """How often a page is mapped, by ptes and as part of a THP by pmds."""
+    cdef Page *p = &w.pages[page]
+    if p.flags & PG_tail:
+        return p.mapcount + w.pages[p.compound_head].compound_mapcount
+    return p.mapcount + p.compound_mapcount
+
+
 cdef inline bint page_evictable(World *w, uint32_t page) noexcept nogil:
     """The mapping is not marked unevictable and PG_mlocked is clear."""
     cdef Page *p = &w.pages[page]

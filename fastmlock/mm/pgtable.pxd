@@ -67,6 +67,26 @@ cdef inline void pte_flags(World *w, uint32_t leaf, int i, int set_flags, int cl
     if clear_flags & PTE_WRITE: bits.write &= ~bit
 
 
+# ---- huge pmds. Such a leaf has a full table whose entries name the THP's pages one by one, so that who only
+# reads need not know; `huge` says that they are one entry.
+cdef inline uint32_t pmd_huge(World *w, uint32_t leaf) noexcept nogil:
+    """Head of the THP that this leaf's pmd maps, 0 if it maps a table of ptes or nothing."""
+    return w.leaves[leaf].huge
+
+
+cdef inline bint pmd_none(World *w, uint32_t leaf) noexcept nogil:
+    return leaf == 0 or w.leaves[leaf].none != 0
+
+
+# maps a THP where nothing is mapped (`leaf` from alloc_leaf); `flags` as of a pte. False and w.error if tables are out
+cdef bint set_huge_pmd(World *w, uint32_t leaf, uint32_t head, int flags) noexcept nogil
+# the pmd becomes none
+cdef void clear_huge_pmd(World *w, uint32_t leaf) noexcept nogil
+# changes young, dirty and write of the one entry
+cdef void huge_pmd_flags(World *w, uint32_t leaf, int set_flags, int clear_flags) noexcept nogil
+# a table of 512 ptes takes the huge pmd's place: they map the THP's pages, or (huge zero page) the zero page each
+cdef void split_huge_entries(World *w, uint32_t leaf) noexcept nogil
+
 # leaf that holds vpn, 0 if there is none
 cdef uint32_t find_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # the same, made if missing; 0 and w.error when a pool is empty

@@ -54,7 +54,7 @@ cdef uint32_t new_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
         return 0
     lf = &w.leaves[leaf]
     memset(lf.bits, 0, sizeof(lf.bits))
-    lf.mapping = lf.full = 0
+    lf.mapping = lf.full = lf.huge = lf.none = 0
     lf.pgoff = 0
     lf.nr_present = 0
     lf.mm = mm
@@ -78,6 +78,8 @@ cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
         if not entry[0]:
             entry[0] = new_leaf(w, mm, vpn) if level == 1 else new_table(w)
         table = entry[0]
+    if table and w.huge_zero:
+        w.leaves[table].none = 0
     return table
 
 
@@ -187,12 +189,63 @@ cdef void pte_set(World *w, uint32_t leaf, int i, uint64_t pte, uint32_t mapping
     w.ptes[<int64_t>lf.full * 512 + i] = pte
 
 
+# ---- huge pmds
+cdef bint set_huge_pmd(World *w, uint32_t leaf, uint32_t head, int flags) noexcept nogil:
+    cdef Leaf *lf = &w.leaves[leaf]
+    cdef uint64_t *pte
+    cdef int i
+    if not lf.full and not make_full(w, leaf):
+        return False
+    pte = &w.ptes[<int64_t>lf.full * 512]
+    for i in range(512):
+        pte[i] = mk_pte(head if flags & PTE_SPECIAL else head + i, flags)
+    lf.huge = head
+    lf.none = 0
+    lf.nr_present = 512
+    work(w, WK_PTE_SET, 1)
+    return True
+
+
+cdef void clear_huge_pmd(World *w, uint32_t leaf) noexcept nogil:
+    cdef Leaf *lf = &w.leaves[leaf]
+    cdef uint64_t *pte = &w.ptes[<int64_t>lf.full * 512]
+    cdef int i
+    for i in range(512):
+        pte[i] = 0
+    lf.huge = 0
+    lf.none = 1
+    lf.nr_present = 0
+    work(w, WK_PTE_SET, 1)
+
+
+cdef void huge_pmd_flags(World *w, uint32_t leaf, int set_flags, int clear_flags) noexcept nogil:
+    cdef uint64_t *pte = &w.ptes[<int64_t>w.leaves[leaf].full * 512]
+    cdef uint64_t flags = (pte[0] & 0xfff & ~<uint64_t>clear_flags) | <uint64_t>set_flags
+    cdef int i
+    if flags == pte[0] & 0xfff:
+        return
+    for i in range(512):
+        pte[i] = (pte[i] & ~<uint64_t>0xfff) | flags
+
+
+cdef void split_huge_entries(World *w, uint32_t leaf) noexcept nogil:
+    cdef Leaf *lf = &w.leaves[leaf]
+    cdef uint64_t *pte = &w.ptes[<int64_t>lf.full * 512]
+    cdef int i
+    if pte[0] & PTE_SPECIAL:
+        for i in range(512):
+            pte[i] = mk_pte(w.zero_page, PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL)
+    lf.huge = 0
+    work(w, WK_PTE_SET, 512)
+
+
 cdef void release_leaf(World *w, uint32_t leaf) noexcept nogil:
     cdef Leaf *lf = &w.leaves[leaf]
     if lf.full:
         w.ptes[<int64_t>lf.full * 512] = w.ptes_free
         w.ptes_free = lf.full
         lf.full = 0
+    lf.huge = lf.none = 0
     lf.mm = 0
     lf.pgoff = w.leaves_free
     w.leaves_free = leaf

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t
 from fastmlock.state.types cimport *
 from fastmlock.mm.page cimport *
+from fastmlock.mm.thp cimport thp_pte_gone
 from fastmlock.mm.vmstat cimport *
 
 
@@ -41,7 +42,7 @@ cdef inline void page_dup_rmap(World *w, uint32_t page) noexcept nogil:
 cdef inline void page_add_file_rmap(World *w, int cpu, uint32_t page) noexcept nogil:
     w.pages[page].mapcount += 1
     touch(w, page, 1)
-    if w.pages[page].mapcount == 1:
+    if w.pages[page].mapcount == 1 and page_mapcount(w, page) == 1:
         mod_state(w, cpu, ST_FILE_MAPPED, 1)
 
 
@@ -53,6 +54,8 @@ cdef inline bint page_remove_rmap(World *w, int cpu, uint32_t page) noexcept nog
     touch(w, page, 1)
     if p.mapcount:
         return False
+    if p.flags & (PG_head | PG_tail):
+        return thp_pte_gone(w, cpu, page)
     mod_state(w, cpu, ST_ANON_MAPPED if p.flags & PG_anon else ST_FILE_MAPPED, -1)
     return True
 

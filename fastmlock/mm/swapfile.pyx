@@ -76,6 +76,7 @@ cdef uint32_t read_swap_page(World *w, int cpu, uint32_t slot, bint cached) noex
     cdef uint32_t page = alloc_page(w, cpu, cpu_node(w, cpu), 0)
     if page:
         w.pages[page].flags |= PG_swapbacked
+        w.pages[page].content = CONTENT_UNKNOWN                 # what was written there is not remembered
         if cached:
             add_to_swap_cache(w, page, slot)
         swap_refault(w, page, slot)

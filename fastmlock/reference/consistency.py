@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from .state import LIST_LINKAGE, VM_LOCKED, Kernel, Mm, Page, page_lru
+from .state import HPAGE_PMD_NR, LIST_LINKAGE, VM_LOCKED, Kernel, Mm, Page, page_lru, pmd_start
 from .system import ReferenceSystem
 
 
@@ -24,6 +24,7 @@ def _held(k: Kernel) -> Iterator[Page]:
 
 def _references(k: Kernel, mms: list[Mm]) -> Iterator[str]:
     mapped = Counter(pte.page for mm in mms for pte in mm.ptes.values() if not pte.page.zero)
+    huge = Counter(pmd.page for mm in mms for pmd in mm.pmds.values() if not pmd.page.zero)
     held = Counter(_held(k))
     for page in (*mapped, *held):
         if page.pfn not in k.pages:
@@ -31,7 +32,13 @@ def _references(k: Kernel, mms: list[Mm]) -> Iterator[str]:
     for page in k.pages.values():
         if page.mapcount != mapped[page]:
             yield f"page {page.pfn:#x}: mapcount {page.mapcount}, {mapped[page]} ptes"
-        want = mapped[page] + held[page] + (page.mapping is not None)
+        if page.pmd_mapcount != huge[page]:
+            yield f"page {page.pfn:#x}: mapped by {page.pmd_mapcount} huge pmds, {huge[page]} there are"
+        if page.head is not None:
+            if page.head.pfn not in k.pages or page not in page.head.tails or held[page] or page.lru or page.mlocked:
+                yield f"page {page.pfn:#x} is a tail gone astray"
+            continue
+        want = huge[page] + sum(mapped[one] + held[one] + (one.mapping is not None) for one in page.subpages)
         if page.refcount != want:
             yield f"page {page.pfn:#x}: refcount {page.refcount}, {want} holders"
         if page.mapping is not None and page.mapping.pages.get(page.index) is not page:
@@ -39,7 +46,10 @@ def _references(k: Kernel, mms: list[Mm]) -> Iterator[str]:
 
 
 def _lists(k: Kernel) -> Iterator[str]:
-    on = Counter(page.on_list for page in k.pages.values() if page.on_list is not None)
+    on: Counter[str] = Counter()
+    for page in k.pages.values():
+        if page.on_list is not None:
+            on[page.on_list] += page.nr
     for name, n in k.lists.items():
         if n != on[name]:
             yield f"list {name}: size {n}, {on[name]} pages"
@@ -53,7 +63,7 @@ def _lists(k: Kernel) -> Iterator[str]:
 
 
 def _counters(k: Kernel) -> Iterator[str]:
-    marked = sum(page.mlocked for page in k.pages.values())
+    marked = sum(page.nr for page in k.pages.values() if page.mlocked)
     if k.nr_mlock != marked:
         yield f"nr_mlock {k.nr_mlock}, {marked} pages marked"
     e = k.events
@@ -76,6 +86,12 @@ def _vmas(mms: list[Mm]) -> Iterator[str]:
         for addr in mm.ptes:
             if mm.lookup(addr) is None:
                 yield f"pte {addr:#x} without a vma"
+            if pmd_start(addr) not in mm.tables:
+                yield f"pte {addr:#x} without a page table"
+        for addr in mm.pmds:
+            within = mm.lookup(addr)
+            if within is None or addr + HPAGE_PMD_NR > within.end or addr in mm.tables:
+                yield f"huge pmd {addr:#x} without a vma around it, or over a page table"
         locked = sum(v.pages for v in mm.vmas if v.flags & VM_LOCKED)
         if mm.locked_vm != locked and not (mm.dontunmapped and mm.locked_vm > locked):
             yield f"locked_vm {mm.locked_vm}, {locked} pages in locked vmas"

@@ -5,6 +5,7 @@ from errno import EFAULT, EINVAL, ENOMEM
 
 from . import memory, mlock, swap
 from .state import (
+    PTRS_PER_PTE,
     VM_IO,
     VM_LOCKED,
     VM_LOCKONFAULT,
@@ -15,8 +16,10 @@ from .state import (
     VM_WRITE,
     Kernel,
     Mm,
+    Pmd,
     Pte,
     Vma,
+    pmd_start,
 )
 
 
@@ -36,10 +39,24 @@ def follow_page_pte(k: Kernel, vma: Vma, pte: Pte | None, write: bool, foll_mloc
         return False
     page = pte.page
     if write and not pte.dirty:
-        page.dirty = True
+        page.folio.dirty = True
     swap.mark_page_accessed(k, page)        # the zero page too: on no list, its mark comes and goes
-    if foll_mlock and vma.flags & VM_LOCKED and (page.anon or page.mapping is not None):
+    if foll_mlock and vma.flags & VM_LOCKED and (page.anon or page.mapping is not None) and not page.compound:
         swap.lru_add_drain(k)
+        mlock.mlock_vma_page_locked(k, page)
+    return True
+
+
+def follow_trans_huge_pmd(k: Kernel, vma: Vma, pmd: Pmd, write: bool, foll_mlock: bool) -> bool:
+    """The same by a huge pmd, which alone is touched. Base and 01 mark the THP if no pte maps any of it, and an
+    anonymous one only if no other pmd does; without a drain."""
+    if write and not pmd.write:
+        return False
+    page = pmd.page
+    pmd.young = True
+    pmd.dirty |= write
+    if foll_mlock and vma.flags & VM_LOCKED and not page.zero and not page.double_map and (
+            page.mapping is not None or (page.anon and page.pmd_mapcount == 1)):
         mlock.mlock_vma_page_locked(k, page)
     return True
 
@@ -49,12 +66,17 @@ def get_user_pages(k: Kernel, vma: Vma, start: int, end: int, *, write: bool, fo
     """`__get_user_pages` within one vma, no page kept. -> (pages done, errno)"""
     if not check_vma_flags(vma, write, force):
         return 0, EFAULT
-    for addr in range(start, end):
-        while not follow_page_pte(k, vma, vma.mm.ptes.get(addr), write, foll_mlock):
-            if foll_mlock and not foll_populate:
-                break                            # only what is there
-            if memory.handle_mm_fault(k, vma, addr, write):
-                return addr - start, EFAULT
+    addr = start
+    while addr < end:
+        pmd = vma.mm.huge_pmd(addr)
+        if pmd is not None and follow_trans_huge_pmd(k, vma, pmd, write, foll_mlock):
+            addr = pmd_start(addr) + PTRS_PER_PTE
+        elif pmd is None and follow_page_pte(k, vma, vma.mm.ptes.get(addr), write, foll_mlock):
+            addr += 1
+        elif foll_mlock and not foll_populate:
+            addr += 1                            # only what is there
+        elif memory.handle_mm_fault(k, vma, addr, write):
+            return addr - start, EFAULT
     return end - start, 0
 
 

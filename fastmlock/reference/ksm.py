@@ -61,7 +61,10 @@ def ksm_do_scan(k: Kernel, ksmd: Ksmd) -> bool:
     unstable_tree: dict[int, Candidate] = {}
     for mm in ksmd.mms:
         for vma in mergeable(mm):
-            for addr, pte in list(mm.present(vma.start, vma.end)):
+            entries = list(mm.present(vma.start, vma.end))
+            if mm.huge_pmds(vma.start, vma.end) or any(pte.page.compound for _, pte in entries):
+                raise NotSupported("KSM of huge pages")
+            for addr, pte in entries:
                 if pte.page.anon:
                     seen[mm, addr] = ksmd.checksums.get((mm, addr))
                     changed |= cmp_and_merge_page(k, ksmd, vma, addr, pte.page, seen, unstable_tree)

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM
 
-from . import filemap, gup, ksm, memory, mmap, swap, swapfile, truncate, vmscan
+from . import filemap, gup, huge_memory, khugepaged, ksm, memory, mmap, swap, swapfile, truncate, vmscan
 from .state import (
+    PTRS_PER_PTE,
     VM_DONTCOPY,
     VM_HUGEPAGE,
     VM_HUGETLB,
@@ -23,7 +24,9 @@ from .state import (
     Kernel,
     Mm,
     Page,
+    Pte,
     Vma,
+    pmd_start,
 )
 
 NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, REMOVE = 0, 1, 2, 3, 4, 8, 9
@@ -122,7 +125,7 @@ def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
 def madvise_dontneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
     if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
         return EINVAL
-    memory.zap_page_range_single(k, vma, start, end)
+    memory.zap_page_range_single(k, vma, start, end, reclaim_pt=True)
     return 0
 
 
@@ -130,7 +133,7 @@ def madvise_dontneed_locked(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """5.18: a locked vma is zapped too, and stays locked."""
     if vma.flags & (VM_HUGETLB | VM_PFNMAP):
         return EINVAL
-    memory.zap_page_range_single(k, vma, start, end)
+    memory.zap_page_range_single(k, vma, start, end, reclaim_pt=True)
     return 0
 
 
@@ -139,8 +142,14 @@ def madvise_free(k: Kernel, vma: Vma, start: int, end: int) -> int:
     if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP) or vma.file is not None:
         return EINVAL
     swap.lru_add_drain(k)
-    for _, pte in list(vma.mm.present(start, end)):
+    for at, _ in vma.mm.huge_pmds(start, end):
+        huge_memory.madvise_free_huge_pmd(k, vma, at, start, end)
+    over = -1                                                # end of a table whose THP could not be split
+    for addr, pte in list(vma.mm.present(start, end)):
         page = pte.page
+        if addr < over or (page.compound and not _split_folio(k, page)):
+            over = max(over, pmd_start(addr) + PTRS_PER_PTE)
+            continue
         if page.zero:
             continue
         if page.dirty or page.swap is not None:
@@ -158,10 +167,32 @@ def _cold_or_pageout(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -
     if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
         return EINVAL
     swap.lru_add_drain(k)
+    for table in range(pmd_start(start), end, PTRS_PER_PTE):
+        if table in vma.mm.tables or table in vma.mm.pmds:
+            low, high = max(start, table), min(end, table + PTRS_PER_PTE)
+            vmscan.reclaim_pages(k, _isolate(k, vma, low, high, pageout))
+    return 0
+
+
+def _isolate(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -> list[Page]:
+    """`madvise_cold_or_pageout_pte_range`: what is to be reclaimed. A THP goes whole, or is split if part is meant."""
     isolated: list[Page] = []
+    entries: list[Pte] = []
+    pmd = vma.mm.huge_pmd(start)
+    if pmd is not None:
+        if pmd.page.zero or pmd.page.maps != 1:
+            return []
+        if end - start == PTRS_PER_PTE:
+            entries = [pmd]
+        elif not _split_folio(k, pmd.page):
+            return []
     for _, pte in list(vma.mm.present(start, end)):
+        if pte.page.compound and not _split_folio(k, pte.page):
+            break
+        entries.append(pte)
+    for pte in entries:
         page = pte.page
-        if page.zero or not page.lru or page.mapcount != 1:
+        if page.zero or not page.lru or page.maps != 1:
             continue
         pte.young = page.referenced = False
         if not pageout:
@@ -172,8 +203,18 @@ def _cold_or_pageout(k: Kernel, vma: Vma, start: int, end: int, pageout: bool) -
             else:
                 page.active = False
                 isolated.append(page)
-    vmscan.reclaim_pages(k, isolated)
-    return 0
+    return isolated
+
+
+def _split_folio(k: Kernel, page: Page) -> bool:
+    """A THP of which part is meant, if only we map that part. -> split"""
+    head = page.folio
+    if page.maps != 1:
+        return False
+    swap.get_page(head)
+    done = huge_memory.split_huge_page(k, head)
+    swap.put_page(k, head)
+    return done
 
 
 def madvise_cold(k: Kernel, vma: Vma, start: int, end: int) -> int:
@@ -182,6 +223,10 @@ def madvise_cold(k: Kernel, vma: Vma, start: int, end: int) -> int:
 
 def madvise_pageout(k: Kernel, vma: Vma, start: int, end: int) -> int:
     return _cold_or_pageout(k, vma, start, end, True)
+
+
+def madvise_collapse(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    return khugepaged.madvise_collapse(k, vma, start, end)
 
 
 def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
@@ -196,4 +241,5 @@ def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
 
 
 _ACTIONS = {WILLNEED: madvise_willneed, DONTNEED: madvise_dontneed, DONTNEED_LOCKED: madvise_dontneed_locked,
-            FREE: madvise_free, COLD: madvise_cold, PAGEOUT: madvise_pageout, REMOVE: madvise_remove}
+            FREE: madvise_free, COLLAPSE: madvise_collapse, COLD: madvise_cold, PAGEOUT: madvise_pageout,
+            REMOVE: madvise_remove}

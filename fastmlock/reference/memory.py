@@ -1,7 +1,7 @@
 """mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
 from __future__ import annotations
 
-from . import brk, filemap, mlock, rmap, shmem, swap, swapfile, swapin
+from . import brk, filemap, huge_memory, mlock, rmap, shmem, swap, swapfile, swapin
 from .state import (
     PTRS_PER_PTE,
     VM_GROWSDOWN,
@@ -21,6 +21,7 @@ from .state import (
     SwapPte,
     Task,
     Vma,
+    pmd_start,
 )
 from .traits import CowReuse
 
@@ -30,6 +31,9 @@ SIGBUS, SIGSEGV = 7, 11
 # ---------------------------------------------------------------- faults
 def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     """One fault at a permitted address. -> 0 or SIGBUS"""
+    if huge_memory.huge_fault(k, vma, addr, write):
+        return 0
+    vma.mm.tables.add(pmd_start(addr))
     if addr in vma.mm.swapped:
         swapin.do_swap_page(k, vma, addr, write)
         return 0
@@ -106,27 +110,36 @@ def do_wp_page(k: Kernel, vma: Vma, addr: int, pte: Pte) -> None:
     if not vma.private:
         pte.write = pte.young = pte.dirty = True
         page.dirty = True
-    elif page.anon and page.ksm is None and _can_reuse(k, page):
+    elif page.anon and page.ksm is None and _can_reuse(k, vma, page):
         page.exclusive = True
         pte.write = pte.young = pte.dirty = True
     else:
         wp_page_copy(k, vma, addr, page)
 
 
-def _can_reuse(k: Kernel, page: Page) -> bool:
+def _can_reuse(k: Kernel, vma: Vma, page: Page) -> bool:
     how = k.traits.cow_reuse
     if how is CowReuse.REFCOUNT:
-        return page.refcount == 1
+        return page.folio.refcount == 1
     if how is CowReuse.EXCLUSIVE and page.exclusive:
         return True
-    if page.refcount > 3:
+    if k.traits.large_folio and page.compound:
+        return k.traits.cow_reuse_large and _one_mms_own(vma, page.folio)
+    if page.folio.refcount > 3:
         return False
-    if not page.lru:
+    if not page.folio.lru:
         swap.lru_add_drain(k)
-    if page.refcount > 1 + (page.swap is not None):
+    if page.folio.refcount > 1 + (page.swap is not None):
         return False
     swapfile.try_to_free_swap(k, page)
-    return page.refcount == 1
+    return page.folio.refcount == 1
+
+
+def _one_mms_own(vma: Vma, folio: Page) -> bool:
+    """Every reference of the THP is a pte of this vma."""
+    first = vma.address(folio.index)
+    here = [pte for _, pte in vma.mm.present(first, first + folio.nr) if pte.page.folio is folio]
+    return folio.pmd_mapcount == 0 and folio.refcount == len(here)
 
 
 def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page, *, unshare: bool = False) -> None:
@@ -152,6 +165,9 @@ def copy_page_range(k: Kernel, dst: Vma, src: Vma) -> None:
     """File mappings without an anon_vma are left to be faulted in. No mlock action; copied ptes are old."""
     if not src.flags & (VM_HUGETLB | VM_PFNMAP | VM_MIXEDMAP) and src.anon_vma is None:
         return
+    for at, pmd in src.mm.huge_pmds(src.start, src.end):
+        huge_memory.copy_huge_pmd(dst, at, pmd)
+    dst.mm.tables |= {at for at in src.mm.tables if at < src.end and at + PTRS_PER_PTE > src.start}
     for addr, pte in list(src.mm.present(src.start, src.end)):
         if not pte.page.zero:
             swap.get_page(pte.page)
@@ -193,11 +209,18 @@ class MmuGather:
 
 
 def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, *, even_cows: bool = True,
-                     of_file: bool = False) -> None:
+                     of_file: bool = False, reclaim_pt: bool = False) -> None:
     """Zap one vma's ptes, page table by page table; where dirty file pages were met the gather is flushed."""
     start, end = max(start, vma.start), min(end, vma.end)
     for table in range(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE + 1 if end > start else 0):
         low, high = max(start, table * PTRS_PER_PTE), min(end, (table + 1) * PTRS_PER_PTE)
+        if vma.mm.huge_pmd(low) is not None:
+            if high - low == PTRS_PER_PTE:
+                huge_memory.zap_huge_pmd(k, tlb, vma, low)
+                continue
+            huge_memory.split_huge_pmd(k, vma, low)
+        if reclaim_pt and k.traits.pt_reclaim and high - low == PTRS_PER_PTE:
+            vma.mm.tables.discard(low)
         flush = zap_pte_range(k, tlb, vma, low, high, even_cows)
         if even_cows and not (of_file and k.traits.zap_keeps_swap):
             free_swap_range(k, vma, low, high)
@@ -209,6 +232,7 @@ def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, 
 def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, even_cows: bool) -> bool:
     """Ptes of one page table: file pages take over dirty and young, then the mapping goes. -> flush wanted"""
     force_flush = False
+    ends = {id(run[-1]): run for run in mlock.folio_runs(vma.mm, start, end)}
     for addr, pte in list(vma.mm.present(start, end)):
         page = pte.page
         if page.zero:
@@ -220,14 +244,14 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
         delay = False
         if not page.anon:
             if pte.dirty:
-                page.dirty = force_flush = True
+                page.folio.dirty = force_flush = True
                 delay = k.traits.delayed_rmap
             if pte.young and not vma.flags & (VM_SEQ_READ | (VM_RAND_READ if k.traits.random_is_old else 0)):
                 swap.mark_page_accessed(k, page)
         if delay:
             tlb.delayed.append(page)
         else:
-            rmap.page_remove_rmap(k, page, vma)
+            rmap.page_remove_rmap(k, page, vma, munlock=id(pte) in ends)     # from 6.9 a run of a THP's ptes as one
         tlb.pages.append(page)
     return force_flush
 
@@ -239,11 +263,11 @@ def free_swap_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
 
 
 def zap_page_range_single(k: Kernel, vma: Vma, start: int, end: int, *, even_cows: bool = True,
-                          of_file: bool = False) -> None:
+                          of_file: bool = False, reclaim_pt: bool = False) -> None:
     if k.traits.unmap_drains:
         swap.lru_add_drain(k)
     tlb = MmuGather()
-    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows, of_file=of_file)
+    unmap_single_vma(k, tlb, vma, start, end, even_cows=even_cows, of_file=of_file, reclaim_pt=reclaim_pt)
     tlb.flush(k)
 
 
@@ -276,14 +300,14 @@ def user_access(k: Kernel, task: Task, addr: int, write: bool, content: int = 0)
         return SIGSEGV
     if vma is None or (not vma.flags & VM_WRITE if write else not vma.accessible):
         return SIGSEGV
-    pte = mm.ptes.get(addr)
+    pte = mm.huge_pmd(addr) or mm.ptes.get(addr)
     if pte is not None and (pte.write or not write):
         pte.young = True
         pte.dirty |= write
     elif signal := handle_mm_fault(k, vma, addr, write):
         return signal
     if write:
-        mm.ptes[addr].page.content = content
+        pmd = mm.huge_pmd(addr)
+        page = pmd.page.subpages[addr % PTRS_PER_PTE] if pmd is not None else mm.ptes[addr].page
+        page.content = content
     return 0
-
-

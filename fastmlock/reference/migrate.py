@@ -11,7 +11,7 @@ def migrate_page(k: Kernel, page: Page) -> bool:
     """`unmap_and_move`. -> whether the page now lives elsewhere"""
     if page.ksm is not None:
         raise NotSupported("migration of a KSM page")
-    if page.zero or not swap.isolate_lru_page(k, page):
+    if page.zero or page.compound or not swap.isolate_lru_page(k, page):
         return False
     entries = rmap.try_to_migrate(k, page)
     expected = 1 + (page.mapping is not None) + (page.swap is not None)

@@ -23,7 +23,9 @@ from .state import (
     Kernel,
     Mm,
     Page,
+    Pte,
     Vma,
+    pmd_start,
     add_page_to_lru_list,
     del_page_from_lru_list,
 )
@@ -34,8 +36,8 @@ def mlock_vma_page_locked(k: Kernel, page: Page) -> None:
     """The base's mlock_vma_page, called with the page locked: mark, isolate, put back through lru_add (2.4)."""
     if not page.mlocked:
         page.mlocked = True
-        k.nr_mlock += 1
-        k.count("mlocked")
+        k.nr_mlock += page.nr
+        k.count("mlocked", page.nr)
         if swap.isolate_lru_page(k, page):
             swap.putback_lru_page(k, page)
 
@@ -45,12 +47,12 @@ def clear_page_mlock(k: Kernel, page: Page) -> None:
     if not page.mlocked:
         return
     page.mlocked = False
-    k.nr_mlock -= 1
-    k.count("cleared")
+    k.nr_mlock -= page.nr
+    k.count("cleared", page.nr)
     if swap.isolate_lru_page(k, page):
         swap.putback_lru_page(k, page)
     elif page.unevictable:
-        k.count("stranded")
+        k.count("stranded", page.nr)
 
 
 def munlock_vma_page_locked(k: Kernel, page: Page) -> None:
@@ -59,21 +61,21 @@ def munlock_vma_page_locked(k: Kernel, page: Page) -> None:
     if not page.mlocked:
         return
     page.mlocked = False
-    k.nr_mlock -= 1
+    k.nr_mlock -= page.nr
     if swap.isolate_lru_page(k, page):
         munlock_isolated_page(k, page)
     elif page.unevictable:
-        k.count("stranded")
+        k.count("stranded", page.nr)
     elif not k.traits.p01_no_page_mlock:
-        k.count("munlocked")
+        k.count("munlocked", page.nr)
 
 
 def munlock_isolated_page(k: Kernel, page: Page) -> None:
     """`__munlock_isolated_page`: MUNLOCKED is counted unless the walk marked the page again."""
-    if not k.traits.p01_no_page_mlock and page.mapcount > 1:
+    if not k.traits.p01_no_page_mlock and page.maps > 1 and not (page.compound and page.anon):
         rmap.page_mlock(k, page)
     if not page.mlocked:
-        k.count("munlocked")
+        k.count("munlocked", page.nr)
     swap.putback_lru_page(k, page)
 
 
@@ -86,7 +88,10 @@ def munlock_vma_pages_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
     addr = start
     while addr < end:
         pte = vma.mm.ptes.get(addr)
-        if pte is None or pte.migration or pte.page.zero:
+        entry = vma.mm.pmds.get(addr, pte)
+        if entry is not None and entry.page.tails and not entry.migration:
+            munlock_vma_page_locked(k, entry.page)           # the head of a THP, as a page of 512
+        if pte is None or pte.migration or pte.page.zero or pte.page.compound:
             addr += 1
             continue
         pagevec, addr = munlock_pagevec_fill(k, vma, addr, end)
@@ -100,7 +105,7 @@ def munlock_pagevec_fill(k: Kernel, vma: Vma, start: int, end: int) -> tuple[lis
     pages: list[Page] = []
     while start < end and len(pages) < k.traits.pagevec_size:
         pte = vma.mm.ptes.get(start)
-        if pte is None or pte.migration or pte.page.zero:
+        if pte is None or pte.migration or pte.page.zero or pte.page.compound:
             break
         swap.get_page(pte.page)
         pages.append(pte.page)
@@ -117,13 +122,13 @@ def munlock_pagevec(k: Kernel, pages: list[Page]) -> None:
             aside.append(page)
             continue
         page.mlocked = False
-        k.nr_mlock -= 1
+        k.nr_mlock -= page.nr
         if page.lru:
             page.lru = False
             del_page_from_lru_list(k, page)
             kept.append(page)
         else:
-            k.count("stranded" if page.unevictable else "munlocked")
+            k.count("stranded" if page.unevictable else "munlocked", page.nr)
             aside.append(page)
     swap.pagevec_release(k, aside)
     putback: list[Page] = []
@@ -144,16 +149,22 @@ def munlock_pagevec(k: Kernel, pages: list[Page]) -> None:
 
 
 # ---------------------------------------------------------------- 04 and later: called by the reverse map
-def mlock_vma_page(k: Kernel, page: Page, vma: Vma) -> None:
-    """Patch 04; from 07 on it declines while VM_IO says that a walk is under way, from 5.18 on all VM_SPECIAL."""
+def mlock_vma_page(k: Kernel, page: Page, vma: Vma, *, compound: bool = False) -> None:
+    """Patch 04; from 07 on it declines while VM_IO says that a walk is under way, from 5.18 on all VM_SPECIAL. Of a
+    THP pmds count (`compound`) and ptes do not."""
+    if page.compound and not compound:
+        return
     refused = VM_SPECIAL if k.traits.mlock_refuses_special else VM_IO if k.traits.p07_range_walk else 0
     if vma.flags & (VM_LOCKED | refused) == VM_LOCKED and not page.zero:
         mlock_page(k, page)
 
 
-def munlock_vma_page(k: Kernel, page: Page, vma: Vma) -> None:
+def munlock_vma_page(k: Kernel, page: Page, vma: Vma, *, compound: bool = False) -> None:
+    """From 6.7 on any pte of a large folio that goes munlocks all of it."""
+    if page.compound and not compound and not k.traits.large_folio:
+        return
     if vma.flags & VM_LOCKED:
-        munlock_page(k, page)
+        munlock_page(k, page.folio)
 
 
 def mlock_page(k: Kernel, page: Page) -> None:
@@ -163,8 +174,8 @@ def mlock_page(k: Kernel, page: Page) -> None:
         return
     if not page.mlocked:
         page.mlocked = True
-        k.nr_mlock += 1
-        k.count("mlocked")
+        k.nr_mlock += page.nr
+        k.count("mlocked", page.nr)
     if k.traits.p10_mlock_batch:
         _queue(k, "mlock", page)
         return
@@ -178,14 +189,14 @@ def mlock_page(k: Kernel, page: Page) -> None:
     page.unevictable = True
     page.lru_word = 1
     add_page_to_lru_list(k, page)
-    k.count("culled")
+    k.count("culled", page.nr)
 
 
 def mlock_new_page(k: Kernel, page: Page) -> None:
     """Patch 10: a page that has never been on a list."""
     page.mlocked = True
-    k.nr_mlock += 1
-    k.count("mlocked")
+    k.nr_mlock += page.nr
+    k.count("mlocked", page.nr)
     _queue(k, "new", page)
 
 
@@ -203,19 +214,19 @@ def munlock_page(k: Kernel, page: Page) -> None:
             _rescue(k, page)
     elif page.mlocked:
         page.mlocked = False
-        k.nr_mlock -= 1
+        k.nr_mlock -= page.nr
         if swap.isolate_lru_page(k, page):
             swap.putback_lru_page(k, page)
-            k.count("munlocked")
+            k.count("munlocked", page.nr)
         elif page.unevictable:
-            k.count("stranded")
+            k.count("stranded", page.nr)
 
 
 def _clear_mlocked(k: Kernel, page: Page, isolated: bool) -> None:
     if page.mlocked:
         page.mlocked = False
-        k.nr_mlock -= 1
-        k.count("munlocked" if isolated or not page.unevictable else "stranded")
+        k.nr_mlock -= page.nr
+        k.count("munlocked" if isolated or not page.unevictable else "stranded", page.nr)
 
 
 def _rescue(k: Kernel, page: Page) -> None:
@@ -224,14 +235,14 @@ def _rescue(k: Kernel, page: Page) -> None:
         del_page_from_lru_list(k, page)
         page.unevictable = False
         add_page_to_lru_list(k, page)
-        k.count("rescued")
+        k.count("rescued", page.nr)
 
 
 # ---------------------------------------------------------------- the mlock batch (patch 10)
 def _queue(k: Kernel, kind: str, page: Page) -> None:
     swap.get_page(page)
     k.batches.mlock.append((kind, page))
-    if len(k.batches.mlock) >= k.traits.pagevec_size:
+    if len(k.batches.mlock) >= k.traits.pagevec_size or page.compound:
         mlock_page_drain(k)
 
 
@@ -259,7 +270,7 @@ def mlock_lru_page(k: Kernel, page: Page) -> None:
         page.unevictable = True
         page.lru_word = int(page.mlocked)
         add_page_to_lru_list(k, page)
-        k.count("culled")
+        k.count("culled", page.nr)
 
 
 def mlock_new(k: Kernel, page: Page) -> None:
@@ -269,7 +280,7 @@ def mlock_new(k: Kernel, page: Page) -> None:
     if not swap.page_evictable(page):
         page.unevictable = True
         page.lru_word = int(page.mlocked)
-        k.count("culled")
+        k.count("culled", page.nr)
     page.lru = True
     add_page_to_lru_list(k, page)
 
@@ -293,11 +304,45 @@ def mlock_vma_pages_range(k: Kernel, vma: Vma, start: int, end: int, newflags: i
     locking = bool(newflags & VM_LOCKED)
     vma.flags = newflags | VM_IO if locking else newflags
     swap.lru_add_drain(k)
-    for _, pte in vma.mm.present(start, end):
-        if not pte.migration and not pte.page.zero:
-            (mlock_page if locking else munlock_page)(k, pte.page)
+    act = mlock_page if locking else munlock_page
+    for table in _tables(vma.mm, start, end):
+        pmd = vma.mm.huge_pmd(table)
+        if pmd is not None and not pmd.page.zero:
+            act(k, pmd.page)
+        for run in folio_runs(vma.mm, max(start, table), min(end, table + PTRS_PER_PTE)):
+            page = run[0].page
+            if not page.compound:
+                act(k, page)
+            elif k.traits.large_folio and (not locking or len(run) == page.folio.nr):
+                act(k, page.folio)
     swap.lru_add_drain(k)
     vma.flags = newflags
+
+
+def _tables(mm: Mm, start: int, end: int) -> list[int]:
+    """First addresses of the page tables and huge pmds of [start, end)."""
+    if end - start <= PTRS_PER_PTE * (len(mm.tables) + len(mm.pmds)):
+        near = range(pmd_start(start), end, PTRS_PER_PTE)
+        return [at for at in near if at in mm.tables or at in mm.pmds]
+    return sorted(at for at in mm.tables | mm.pmds.keys() if at < end and at + PTRS_PER_PTE > start)
+
+
+def folio_runs(mm: Mm, start: int, end: int) -> list[list[Pte]]:
+    """The ptes of [start, end) that map normal pages: each alone, those of consecutive pages of one THP together
+    (`folio_pte_batch`)."""
+    runs: list[list[Pte]] = []
+    before = -2
+    for addr, pte in mm.present(start, end):
+        if pte.migration or pte.page.zero:
+            continue
+        last = runs[-1][-1].page if runs else None
+        if (last is not None and last.compound and before == addr - 1 and pte.page.folio is last.folio
+                and pte.page.pfn == last.pfn + 1):
+            runs[-1].append(pte)
+        else:
+            runs.append([pte])
+        before = addr
+    return runs
 
 
 # ---------------------------------------------------------------- vmas

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM
 
-from . import gup, memory, mlock, rmap, swap
+from . import gup, huge_memory, memory, mlock, rmap, swap
 from .state import (
+    PTRS_PER_PTE,
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTCOPY,
@@ -71,11 +72,12 @@ def split_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, *, new_below: bool) -> int
     """Split at addr; the new vma is the lower part if `new_below`. -> errno"""
     if len(mm.vmas) >= k.max_map_count:
         return ENOMEM
-    _split_vma(vma, addr, new_below)
+    _split_vma(k, vma, addr, new_below)
     return 0
 
 
-def _split_vma(vma: Vma, addr: int, new_below: bool) -> None:
+def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> None:
+    huge_memory.vma_adjust_trans_huge(k, vma, addr)
     new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,
               swap_readahead=vma.swap_readahead)
     if new_below:
@@ -148,6 +150,7 @@ def vma_merge(k: Kernel, mm: Mm, prev: Vma | None, addr: int, end: int, flags: i
         if inside is None or inside.end == end:
             return _expand(prev, prev.start, end, prev.pgoff, [inside] if inside else [])
         rest = inside                                        # case 5: prev takes the head of the next vma
+        huge_memory.vma_adjust_trans_huge(k, rest, end)
         if prev.anon_vma is None and rest.anon_vma is not None:
             prev.anon_vma = rest.anon_vma
             rmap.anon_vma_clone(prev, rest)
@@ -156,6 +159,7 @@ def vma_merge(k: Kernel, mm: Mm, prev: Vma | None, addr: int, end: int, flags: i
         return prev
     if upper and following is not None:
         if inside is not None and inside.start < addr:       # case 4: the next vma takes our tail
+            huge_memory.vma_adjust_trans_huge(k, inside, addr)
             if following.anon_vma is None and inside.anon_vma is not None:
                 following.anon_vma = inside.anon_vma
                 rmap.anon_vma_clone(following, inside)
@@ -250,13 +254,14 @@ def do_munmap(k: Kernel, mm: Mm, start: int, end: int) -> int:
     if start > vma.start:
         if end < vma.end and len(mm.vmas) >= k.max_map_count:
             return ENOMEM
-        _split_vma(vma, start, new_below=False)
+        _split_vma(k, vma, start, new_below=False)
     last = mm.lookup(end)
     if last is not None and end > last.start:
-        _split_vma(last, end, new_below=True)
+        _split_vma(k, last, end, new_below=True)
     inside = [v for v in mm.vmas if v.start < end and v.end > start]
     unlock_range(k, mm, inside)
     unmap_region(k, mm, inside)
+    free_pgtables(mm)
     return 0
 
 
@@ -279,6 +284,11 @@ def unmap_region(k: Kernel, mm: Mm, vmas: list[Vma]) -> None:
     for vma in vmas:
         remove_vma(vma)
     tlb.flush(k)
+
+
+def free_pgtables(mm: Mm) -> None:
+    """Page tables that no vma needs any more go."""
+    mm.tables = {at for at in mm.tables if any(v.start < at + PTRS_PER_PTE and v.end > at for v in mm.vmas)}
 
 
 def exit_mmap(k: Kernel, mm: Mm) -> None:
@@ -347,6 +357,7 @@ def mprotect_fixup(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, en
     if err:
         return err, vma
     vma.flags = newflags
+    huge_memory.change_huge_pmd(mm, start, end, vma.pte_write_default)
     for _, pte in mm.present(start, end):                    # change_protection(): vm_page_prot's write bit
         pte.write = vma.pte_write_default or _writenotify_dirty(vma, pte.dirty)
     if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:

@@ -3,9 +3,22 @@ from __future__ import annotations
 
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
-from . import gup, mmap, rmap
+from . import gup, huge_memory, mmap, rmap
 from .brk import vm_start_gap
-from .state import VM_DONTEXPAND, VM_LOCKED, VM_LOCKED_MASK, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, Kernel, Mm, Task, Vma
+from .state import (
+    PTRS_PER_PTE,
+    VM_DONTEXPAND,
+    VM_LOCKED,
+    VM_LOCKED_MASK,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_SHARED,
+    Kernel,
+    Mm,
+    Task,
+    Vma,
+    pmd_start,
+)
 
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 WRAP = 1 << 52
@@ -134,7 +147,7 @@ def move_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, old: int, new: int, new_add
         return -1, ENOMEM
     flags = vma.flags
     copy = copy_vma(k, mm, vma, addr, new, new_addr)
-    move_page_tables(mm, addr, old, new_addr)
+    move_page_tables(k, mm, vma, addr, old, new_addr)
     if dontunmap:
         vma.flags &= ~VM_LOCKED_MASK
         mm.dontunmapped = mm.dontunmapped or bool(flags & VM_LOCKED)
@@ -172,9 +185,18 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
     return new
 
 
-def move_page_tables(mm: Mm, addr: int, pages: int, new_addr: int) -> None:
-    for at, pte in list(mm.present(addr, addr + pages)):
-        del mm.ptes[at]
-        mm.ptes[new_addr + at - addr] = pte
-    for at in [a for a in mm.swapped if addr <= a < addr + pages]:
-        mm.swapped[new_addr + at - addr] = mm.swapped.pop(at)
+def move_page_tables(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) -> None:
+    """A table at a time, as far as it reaches on either side; one that moves whole leaves its pmd empty."""
+    while pages:
+        step = min(pages, PTRS_PER_PTE - addr % PTRS_PER_PTE, PTRS_PER_PTE - new_addr % PTRS_PER_PTE)
+        whole = mm.huge_pmd(addr) is not None and huge_memory.move_huge_pmd(k, vma, addr, new_addr, pages)
+        if not whole and pmd_start(addr) in mm.tables:
+            mm.tables.add(pmd_start(new_addr))
+            for at, pte in list(mm.present(addr, addr + step)):
+                del mm.ptes[at]
+                mm.ptes[new_addr + at - addr] = pte
+            for at in [a for a in mm.swapped if addr <= a < addr + step]:
+                mm.swapped[new_addr + at - addr] = mm.swapped.pop(at)
+            if step == PTRS_PER_PTE:
+                mm.tables.discard(addr)
+        addr, new_addr, pages = addr + step, new_addr + step, pages - step

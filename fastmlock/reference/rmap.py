@@ -71,21 +71,36 @@ def page_add_anon_rmap(k: Kernel, page: Page, vma: Vma) -> None:
 
 
 def page_add_new_anon_rmap(k: Kernel, page: Page, vma: Vma, addr: int) -> None:
-    """No mlock here: the caller goes on to lru_cache_add_inactive_or_unevictable()."""
-    page.anon_vma = anon_vma_prepare(vma)
-    page.index = vma.index(addr)
+    """No mlock here: the caller goes on to lru_cache_add_inactive_or_unevictable(). A THP is mapped by a pmd."""
+    anon_vma = anon_vma_prepare(vma)
+    for i, one in enumerate(page.subpages):
+        one.anon_vma = anon_vma
+        one.index = vma.index(addr) + i
     page.swapbacked = page.exclusive = True
-    page.mapcount = 1
+    if page.tails:
+        page.pmd_mapcount = 1
+    else:
+        page.mapcount = 1
 
 
-def page_remove_rmap(k: Kernel, page: Page, vma: Vma) -> None:
-    """A mapping goes away. To 04: the last one clears PG_mlocked. From 04: a locked vma munlocks."""
-    page.mapcount -= 1
-    assert page.mapcount >= 0
-    if page.mapcount == 0 and not k.traits.p05_final_clearance:
-        mlock.clear_page_mlock(k, page)
-    if k.traits.p04_rmap_mlocks:
-        mlock.munlock_vma_page(k, page, vma)
+def page_remove_rmap(k: Kernel, page: Page, vma: Vma, *, compound: bool = False, munlock: bool = True) -> None:
+    """A mapping goes away, of a THP by a pmd if `compound`. To 04: the last one clears PG_mlocked. From 04: a locked
+    vma munlocks (`munlock`: unless a run of ptes is munlocked as one by the caller)."""
+    if compound:
+        page.pmd_mapcount -= 1
+        gone = page.pmd_mapcount == 0
+        if gone and page.anon:
+            page.double_map = False
+            page.partially_mapped |= 0 < sum(one.mapcount > 0 for one in page.subpages) < page.nr
+    else:
+        page.mapcount -= 1
+        gone = page.maps == 0
+        page.folio.partially_mapped |= gone and page.compound and page.anon
+    assert page.mapcount >= 0 and page.pmd_mapcount >= 0
+    if gone and not k.traits.p05_final_clearance:
+        mlock.clear_page_mlock(k, page.folio)
+    if k.traits.p04_rmap_mlocks and munlock:
+        mlock.munlock_vma_page(k, page, vma, compound=compound)
 
 
 # ---------------------------------------------------------------- walks
@@ -105,7 +120,10 @@ def rmap_walk(page: Page) -> Iterator[tuple[Vma, int]]:
 
 
 def page_vma_mapped_walk(page: Page, vma: Vma, addr: int) -> Pte | None:
-    """The pte of this vma at this address if it maps this page."""
+    """The entry of this vma at this address if it maps this page; of a THP's head it may be a huge pmd."""
+    pmd = vma.mm.pmds.get(addr)
+    if pmd is not None and pmd.page is page:
+        return pmd
     pte = vma.mm.ptes.get(addr)
     return pte if pte is not None and pte.page is page and not pte.migration else None
 
@@ -116,7 +134,7 @@ def page_mlock(k: Kernel, page: Page) -> None:
         if vma.flags & VM_LOCKED and page_vma_mapped_walk(page, vma, addr):
             mlock.mlock_vma_page_locked(k, page)
             return
-        if page.mapcount == 0:
+        if page.maps == 0:
             return
 
 

@@ -28,12 +28,19 @@ VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 VM_LOCKED_MASK = VM_LOCKED | VM_LOCKONFAULT
 
 PTRS_PER_PTE = 512
+CONTENT_UNKNOWN = 256       # of a page that came back from swap: any byte
+HPAGE_PMD_NR = 512
 LIST_LINKAGE = -1      # what lru_word holds when it is list pointers or belongs to an isolator: no count
 
 EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
 LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
 
 FIRST_FRAME = 0x1000
+
+
+def pmd_start(addr: int) -> int:
+    """First address of the pmd that `addr` lies in."""
+    return addr - addr % PTRS_PER_PTE
 
 
 @dataclass(eq=False, slots=True)
@@ -57,14 +64,49 @@ class Page:
     swapbacked: bool = False
     readahead: bool = False
     exclusive: bool = False                # PG_anon_exclusive (5.19)
-    zero: bool = False                     # the shared zero page
-    content: int = 0                       # the byte that its user wrote; all others are zero
+    zero: bool = False                     # the shared zero page, or the huge one
+    # a THP: references, list and PG_mlocked are its head's; each page counts the ptes that map it
+    head: Page | None = None               # of a tail
+    tails: list[Page] = field(default_factory=list)     # of a head
+    pmd_mapcount: int = 0                  # of a head: huge pmds that map it
+    double_map: bool = False               # of a head: a pmd maps it here and ptes there (to 6.1)
+    partially_mapped: bool = False         # of a head: waits to be split
+    content: int = 0                       # the byte that its user wrote, all others being zero; or CONTENT_UNKNOWN
     ksm: list[RmapItem] | None = None      # of a KSM page: the places that were merged, the last one first
     swap: SwapEntry | None = None          # PG_swapcache, and which slot
 
     @property
     def anon(self) -> bool:
         return self.anon_vma is not None or self.ksm is not None
+
+    @property
+    def folio(self) -> Page:
+        """compound_head()."""
+        return self.head if self.head is not None else self
+
+    @property
+    def compound(self) -> bool:
+        return self.head is not None or bool(self.tails)
+
+    @property
+    def nr(self) -> int:
+        """Base pages: 512 of a THP's head."""
+        return 1 + len(self.tails)
+
+    @property
+    def maps(self) -> int:
+        """page_mapcount(): by ptes, and as part of a THP by pmds."""
+        return self.mapcount + self.folio.pmd_mapcount
+
+    @property
+    def subpages(self) -> list[Page]:
+        """All pages of a THP, from its head on."""
+        return [self, *self.tails]
+
+    @property
+    def total_maps(self) -> int:
+        """total_mapcount() of a head: a pmd counts once."""
+        return self.pmd_mapcount + sum(page.mapcount for page in self.subpages)
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +118,10 @@ class Pte:
     young: bool = False
     dirty: bool = False
     migration: bool = False
+
+
+class Pmd(Pte):
+    """A huge pmd: one entry for a THP, or for the huge zero page."""
 
 
 @dataclass(eq=False, slots=True)
@@ -204,6 +250,8 @@ class Mm:
 
     vmas: list[Vma] = field(default_factory=list)
     ptes: dict[int, Pte] = field(default_factory=dict)
+    pmds: dict[int, Pmd] = field(default_factory=dict)      # huge ones, by their first address
+    tables: set[int] = field(default_factory=set)           # first addresses of the page tables that there are
     swapped: dict[int, SwapPte] = field(default_factory=dict)
     locked_vm: int = 0
     dontunmapped: bool = False              # MREMAP_DONTUNMAP left locked_vm above what is locked
@@ -245,6 +293,17 @@ class Mm:
         for a in keys:
             if a in self.ptes:
                 yield a, self.ptes[a]
+
+
+    def huge_pmds(self, start: int, end: int) -> list[tuple[int, Pmd]]:
+        """Huge pmds that touch [start, end), in address order."""
+        return [(at, self.pmds[at]) for at in sorted(self.pmds) if at < end and at + PTRS_PER_PTE > start]
+
+    def huge_pmd(self, addr: int) -> Pmd | None:
+        return self.pmds.get(pmd_start(addr))
+
+    def pmd_none(self, addr: int) -> bool:
+        return pmd_start(addr) not in self.pmds and pmd_start(addr) not in self.tables
 
 
 @dataclass(eq=False)
@@ -293,7 +352,10 @@ class Kernel:
     swapin_prev: int = 0
     swapin_window: int = 0
     free_frames: list[list[int]] = field(default_factory=list)      # per cpu, the next to be used last
+    free_huge: list[int] = field(default_factory=list)              # first frames of free THPs
     zero_page: Page = field(default_factory=lambda: Page(pfn=0x10, zero=True))
+    huge_zero_page: Page = field(default_factory=lambda: Page(pfn=0x11, zero=True))
+    thp_enabled: str = "never"              # /sys/kernel/mm/transparent_hugepage/enabled
 
     def __post_init__(self) -> None:
         self.free_frames = [[] for _ in self.cpus]
@@ -316,9 +378,21 @@ class Kernel:
         self.pages[page.pfn] = page
         return page
 
+    def alloc_huge_page(self) -> Page:
+        """A THP: 512 frames in a row."""
+        if self.free_huge:
+            first = self.free_huge.pop()
+        else:
+            first, self.next_pfn = self.next_pfn, self.next_pfn + HPAGE_PMD_NR
+        head = Page(pfn=first)
+        head.tails = [Page(pfn=first + i, refcount=0, head=head) for i in range(1, HPAGE_PMD_NR)]
+        self.pages.update((page.pfn, page) for page in head.subpages)
+        return head
+
     def free_page(self, page: Page) -> None:
-        del self.pages[page.pfn]
-        self.free_frames[self.cpu].append(page.pfn)
+        for one in page.subpages:
+            del self.pages[one.pfn]
+        (self.free_huge if page.tails else self.free_frames[self.cpu]).append(page.pfn)
 
 
 def page_lru(page: Page) -> str:
@@ -332,12 +406,12 @@ def add_page_to_lru_list(k: Kernel, page: Page) -> None:
     """Account the page on its list. Off the unevictable list the linkage overwrites any mlock_count, and so it
     does on that list too while it is still threaded (before patch 06)."""
     page.on_list = page_lru(page)
-    k.lists[page.on_list] += 1
+    k.lists[page.on_list] += page.nr
     if not (k.traits.p06_mlock_count and page.unevictable):
         page.lru_word = LIST_LINKAGE
 
 
 def del_page_from_lru_list(k: Kernel, page: Page) -> None:
     assert page.on_list is not None
-    k.lists[page.on_list] -= 1
+    k.lists[page.on_list] -= page.nr
     page.on_list = None

@@ -9,7 +9,7 @@ from .state import Kernel, Page, add_page_to_lru_list, del_page_from_lru_list
 
 # ---------------------------------------------------------------- references
 def get_page(page: Page) -> None:
-    page.refcount += 1
+    page.folio.refcount += 1
 
 
 def put_page(k: Kernel, page: Page) -> None:
@@ -19,18 +19,19 @@ def put_page(k: Kernel, page: Page) -> None:
     where a PG_mlocked that nobody cleared is cleared and counted."""
     if page.zero:
         return
+    page = page.folio
     page.refcount -= 1
     assert page.refcount >= 0
     if page.refcount:
         return
-    assert page.mapcount == 0 and page.mapping is None and page.swap is None
+    assert page.total_maps == 0 and page.mapping is None and page.swap is None
     if page.lru:
         del_page_from_lru_list(k, page)
         page.lru = page.active = page.unevictable = False
     if page.mlocked and k.traits.p05_final_clearance:
         page.mlocked = False
-        k.nr_mlock -= 1
-        k.count("cleared")
+        k.nr_mlock -= page.nr
+        k.count("cleared", page.nr)
     k.free_page(page)
 
 
@@ -64,14 +65,14 @@ def pagevec_lru_add(k: Kernel, pages: list[Page]) -> None:
         page.lru = True
         if page_evictable(page):
             if was_unevictable:
-                k.count("rescued")
+                k.count("rescued", page.nr)
         else:
             page.active = False
             page.unevictable = True
             if k.traits.p06_mlock_count:       # patch 10 always starts at 0: the mlock batch will count
                 page.lru_word = int(page.mlocked and not k.traits.p10_mlock_batch)
             if not was_unevictable:
-                k.count("culled")
+                k.count("culled", page.nr)
         add_page_to_lru_list(k, page)
     release_pages(k, taken)
 
@@ -79,7 +80,7 @@ def pagevec_lru_add(k: Kernel, pages: list[Page]) -> None:
 def lru_cache_add(k: Kernel, page: Page) -> None:
     get_page(page)
     k.batches.lru_add.append(page)
-    if len(k.batches.lru_add) >= k.traits.pagevec_size:
+    if len(k.batches.lru_add) >= k.traits.pagevec_size or page.compound:
         pagevec_lru_add(k, k.batches.lru_add)
 
 
@@ -91,8 +92,8 @@ def lru_cache_add_inactive_or_unevictable(k: Kernel, page: Page, locked: bool) -
         return
     if locked and not page.mlocked:
         page.mlocked = True
-        k.nr_mlock += 1
-        k.count("mlocked")
+        k.nr_mlock += page.nr
+        k.count("mlocked", page.nr)
     lru_cache_add(k, page)
 
 
@@ -138,7 +139,7 @@ def _lazyfree_fn(k: Kernel, page: Page) -> None:
 def _queue_move(k: Kernel, batch: list[Page], page: Page, move: Callable[[Kernel, Page], None]) -> None:
     get_page(page)
     batch.append(page)
-    if len(batch) >= k.traits.pagevec_size:
+    if len(batch) >= k.traits.pagevec_size or page.compound:
         pagevec_lru_move_fn(k, batch, move)
 
 
@@ -165,6 +166,7 @@ def mark_page_lazyfree(k: Kernel, page: Page) -> None:
 def mark_page_accessed(k: Kernel, page: Page) -> None:
     """First use sets PG_referenced; the second activates, unless the page is unevictable. A page not yet on any
     list is activated only if this cpu's lru_add batch holds it (`__lru_cache_activate_page`)."""
+    page = page.folio
     if not page.referenced:
         page.referenced = True
     elif page.unevictable:

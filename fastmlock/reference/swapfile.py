@@ -6,7 +6,7 @@ slot that only one page-table entry refers to is read past the swap cache.
 from __future__ import annotations
 
 from . import swap
-from .state import PTRS_PER_PTE, Kernel, Page, SwapArea, SwapEntry, Vma
+from .state import CONTENT_UNKNOWN, PTRS_PER_PTE, Kernel, Page, SwapArea, SwapEntry, Vma
 
 SWAPFILE_CLUSTER = 256      # each cpu takes its slots from a cluster of its own
 PAGE_CLUSTER = 8            # pages read ahead at most
@@ -135,7 +135,7 @@ def read_swap_cache_async(k: Kernel, entry: SwapEntry, *, ahead: bool = False) -
     """The cached page, or one read now and queued for the LRU."""
     if entry.page is None:
         page = k.alloc_page()
-        page.swapbacked, page.readahead = True, ahead
+        page.swapbacked, page.content, page.readahead = True, CONTENT_UNKNOWN, ahead
         add_to_swap_cache(page, entry)
         page.refcount -= 1                       # the allocation's reference is the cache's
         swap_refault(entry, page)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from . import filemap, memory, mlock, rmap, swap, swapfile
-from .state import VM_LOCKED, VM_WRITE, File, Kernel, Page, Pte, SwapEntry, Vma
+from .state import CONTENT_UNKNOWN, VM_LOCKED, VM_WRITE, File, Kernel, Page, Pte, SwapEntry, Vma
 from .traits import CowReuse
 
 
@@ -30,7 +30,7 @@ def do_swap_page(k: Kernel, vma: Vma, addr: int, write: bool) -> None:
 def read_alone(k: Kernel, entry: SwapEntry) -> Page:
     """A page of the slot's content beside the swap cache, queued for the LRU; the reference is the caller's."""
     page = k.alloc_page()
-    page.swapbacked = True
+    page.swapbacked, page.content = True, CONTENT_UNKNOWN   # what was written there is not remembered
     swapfile.swap_refault(entry, page)
     swap.lru_cache_add(k, page)
     return page

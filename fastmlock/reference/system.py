@@ -10,6 +10,8 @@ from . import (
     brk,
     filemap,
     gup,
+    huge_memory,
+    khugepaged,
     ksm,
     madvise,
     memory,
@@ -24,6 +26,7 @@ from . import (
     vmscan,
 )
 from .state import (
+    HPAGE_PMD_NR,
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKED_MASK,
@@ -217,8 +220,6 @@ class ReferenceSystem:
             return -1, EINVAL
         if advice == madvise.MERGEABLE and task.mm not in self._ksmd.mms:
             self._ksmd.mms.append(task.mm)
-        if advice == madvise.COLLAPSE:
-            raise NotSupported("MADV_COLLAPSE")
         start, pages = addr >> PAGE_SHIFT, _pages_up(length)
         if (length and not pages) or start + pages >= 1 << 52:
             return -1, EINVAL
@@ -381,7 +382,7 @@ class ReferenceSystem:
         task = self._enter(pid)
         swap.lru_add_drain_all(self.k)
         vma = task.mm.lookup(addr >> PAGE_SHIFT)
-        pte = task.mm.ptes.get(addr >> PAGE_SHIFT)
+        pte = task.mm.huge_pmd(addr >> PAGE_SHIFT) or task.mm.ptes.get(addr >> PAGE_SHIFT)
         if vma is None or (pte is not None and pte.page.zero):
             return -EFAULT, 0
         if pte is None:
@@ -400,11 +401,14 @@ class ReferenceSystem:
         mmap.mmap_region(self.k, self._tasks[pid].mm, start, _pages_up(length), vm_flags, None, start)
 
     # ------------------------------------------------------------ the controller
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True, owner: int = 0) -> int:
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True, owner: int = 0,
+                    huge: bool = False) -> int:
         """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
         it."""
         if fs not in ("tmpfs", "ext4", "shm"):
             raise NotSupported(f"a file on {fs}")
+        if huge:
+            raise NotSupported("huge pages of files")
         k = self._control()
         file = File(len(self._files), fs, pages if sparse else 0, owner=owner if fs == "shm" else None)
         self._files.append(file)
@@ -497,11 +501,19 @@ class ReferenceSystem:
         self.reap(pid)
         self.exit(pid)
 
+    def khugepaged(self) -> tuple[int, int]:
+        """Two whole scans of khugepaged."""
+        k = self._control()
+        khugepaged.khugepaged_do_scan(k, [mm for mm in self.address_spaces() if mm is not self._controller])
+        return OK
+
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""
         k = self._control()
         if not 1 <= what <= 4:
             return -1, EINVAL
+        if what & 2:
+            huge_memory.deferred_split_scan(k)
         if what & 1:
             vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
         return OK
@@ -510,6 +522,10 @@ class ReferenceSystem:
         k = self._control()
         if path == "/proc/sys/vm/max_map_count":
             k.max_map_count = int(value)
+        elif path == "/sys/kernel/mm/transparent_hugepage/enabled":
+            if value not in ("never", "madvise", "always"):
+                return -1, EINVAL
+            k.thp_enabled = value
         elif path == "/proc/sys/vm/compact_memory":
             return self.compact()
         elif path == "/proc/sys/vm/drop_caches":
@@ -542,16 +558,24 @@ class ReferenceSystem:
     def _smaps(vma: Vma) -> tuple[int, int, int, int, int]:
         """Locked is the proportional share of the present pages of a locked vma, with smaps' own rounding."""
         pss = rss = 0
-        for _, pte in vma.mm.present(vma.start, vma.end):
-            if not pte.page.zero:
+        pages = [pte.page for _, pte in vma.mm.present(vma.start, vma.end)]
+        for _, pmd in vma.mm.huge_pmds(vma.start, vma.end):
+            pages += pmd.page.subpages
+        for page in pages:
+            if not page.zero:
                 rss += PAGE_SIZE
-                pss += (PAGE_SIZE << 12) // max(pte.page.mapcount, 1)
+                pss += (PAGE_SIZE << 12) // max(page.maps, 1)
         locked = pss >> 22 if vma.flags & VM_LOCKED else 0
         return vma.start << PAGE_SHIFT, vma.end << PAGE_SHIFT, vma.flags, locked, rss >> 10
 
     def pte(self, pid: int, addr: int) -> tuple[str, int]:
-        pte = self._tasks[pid].mm.ptes.get(addr >> PAGE_SHIFT)
-        if addr >> PAGE_SHIFT in self._tasks[pid].mm.swapped:
+        mm, at = self._tasks[pid].mm, addr >> PAGE_SHIFT
+        pmd = mm.huge_pmd(at)
+        if pmd is not None:
+            page = pmd.page if pmd.page.zero else pmd.page.subpages[at % HPAGE_PMD_NR]
+            return "a" if page.anon else "f", page.pfn       # pagemap takes the huge zero page for a file's
+        pte = mm.ptes.get(at)
+        if at in mm.swapped:
             return "s", 0
         if pte is None:
             return "-", 0
@@ -561,11 +585,14 @@ class ReferenceSystem:
 
     def page(self, pfn: int) -> tuple[int, str, int]:
         """A frame that has been freed shows no flags."""
-        page = self.k.zero_page if pfn == self.k.zero_page.pfn else self.k.pages.get(pfn)
+        page = next((zero for zero in (self.k.zero_page, self.k.huge_zero_page) if zero.pfn == pfn), None)
+        if page is not None:
+            return 0, ("R" if page.referenced else "") + ("Tz" if page is self.k.huge_zero_page else "z"), -1
+        page = self.k.pages.get(pfn)
         if page is None:
             return 0, "", -1
         counted = self.traits.p06_mlock_count and page.lru and page.unevictable
-        return page.mapcount, _flag_letters(page), page.lru_word if counted else -1
+        return page.maps, _flag_letters(self.k, page), page.lru_word if counted else -1
 
     def file_pages(self, file: int) -> int:
         return self._files[file].size
@@ -577,9 +604,14 @@ class ReferenceSystem:
         return page.pfn if page is not None else 0
 
 
-def _flag_letters(page: Page) -> str:
-    """In the recordings' order LUMARDasSWKiTBz."""
+def _flag_letters(k: Kernel, page: Page) -> str:
+    """In the recordings' order LUMARDasSWKiTBz. From 6.9 every page of a THP shows the flags of the whole; before, a
+    tail has few of its own."""
+    if page.head is not None:
+        if not k.traits.folio_page_flags:
+            return ("a" if page.anon else "") + ("T" if page.anon or page.head.lru else "")
+        page = page.head
     shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
              (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"),
-             (page.swap is not None, "S"), (page.zero, "z"))
+             (page.swap is not None, "S"), (bool(page.tails), "T"))
     return "".join(letter for on, letter in shown if on)

@@ -78,6 +78,16 @@ class Traits:
     smaps_shows_lockonfault: bool = False   # 6.6
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
     ksm_unshares: bool = False              # 6.2: KSM pages are given up by a fault that writes nothing
+    # --- transparent huge pages
+    large_folio: bool = False               # 6.7: any pte of a THP that goes munlocks it; ptes of all of it mlock it
+    folio_page_flags: bool = False          # 6.9: /proc/kpageflags shows of every page of a THP the flags of the whole
+    huge_pmd_accessed: bool = False         # 6.12: zapping a young huge pmd of a file marks it accessed
+    split_zeroes: bool = False              # 6.12: splitting a THP gives its zero-filled pages up for the zero page
+    huge_zero_cow: bool = False             # 6.13: a write to the huge zero page gets a THP
+    pt_reclaim: bool = False                # 6.14: MADV_DONTNEED of all that a page table covers frees the table
+    cow_reuse_large: bool = False           # 6.15: a THP all of whose references are one mm's ptes is not copied
+    collapse_read_only: bool = False        # 6.17: memory that may not be written is collapsed too
+    mlock_whole_folio: bool = False         # 6.17: adding all ptes of a THP at once mlocks it
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
     gup_populates_stack: bool = True        # to 6.4, not stable 6.1: a locked stack that
@@ -107,11 +117,14 @@ def _table() -> dict[str, Traits]:
                   brk_finds_vma=True, gup_populates_stack=False)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
+                   large_folio=True, folio_page_flags=True, huge_pmd_accessed=True, split_zeroes=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
                    ksm_unshares=True, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
                    move_pages_efault=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
+                   huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
+                   mlock_whole_folio=True,
                    write_prefaults=False, shmem_swapin_direct=True)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 

@@ -1,22 +1,28 @@
 """mm/vmscan.c as far as one page at a time goes: MADV_PAGEOUT and drop_caches (KERNEL.md 2.8, patch 13)."""
 from __future__ import annotations
 
-from . import filemap, rmap, shmem, swap, swapfile, truncate
+from ..scenario.system import NotSupported
+from . import filemap, huge_memory, rmap, shmem, swap, swapfile, truncate
 from .state import File, Kernel, Page
 
 
 def reclaim_pages(k: Kernel, pages: list[Page]) -> None:
     """`reclaim_pages` -> `shrink_page_list`, references ignored; what stays is put back through lru_add."""
-    freed = [page for page in pages if shrink_page(k, page)]
+    freed = [page for page in pages if shrink_page(k, page, pages)]      # `pages` grows by the tails of what is split
     swap.release_pages(k, freed)
     for page in pages:
         if page not in freed:
             swap.putback_lru_page(k, page)
 
 
-def shrink_page(k: Kernel, page: Page) -> bool:
-    """One isolated page. -> whether nobody has it any more but the caller"""
+def shrink_page(k: Kernel, page: Page, pages: list[Page]) -> bool:
+    """One isolated page; the tails of a THP that must be split join `pages`. -> whether nobody has it any more but the
+    caller"""
     if not swap.page_evictable(page):
+        return _activate_locked(k, page)
+    if page.tails and not page.swapbacked:
+        raise NotSupported("reclaim of a lazily freed huge page")
+    if page.tails and not huge_memory.split_huge_page(k, page, pages):
         return _activate_locked(k, page)
     if page.anon and page.swapbacked and page.swap is None and not swapfile.add_to_swap(k, page):
         return _activate_locked(k, page)                     # no room to swap to

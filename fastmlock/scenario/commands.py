@@ -52,6 +52,8 @@ class CreateFile(Command):
     sparse: bool
     owner: int
     """Of a shm segment; 0 for a file."""
+    huge: bool = False
+    """On a tmpfs mounted huge=always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class FileRange(Command):
 @dataclass(frozen=True, slots=True)
 class Drain(Command):
     """lru_add_drain_all()."""
+
+
+@dataclass(frozen=True, slots=True)
+class Khugepaged(Command):
+    """khugepaged scans everything twice; else it sleeps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class Host(SystemUnderTest, Protocol):
     """write() faults its buffer in before it looks the page up (through 6.15)."""
 
     def create_file(self, fs: str, pages: int, *, sparse: bool = False, observe: bool = True,
-                    owner: int = 0) -> int:
+                    owner: int = 0, huge: bool = False) -> int:
         """As a system under test; without `observe` the controller does not map it."""
         ...
 

@@ -115,13 +115,15 @@ def _create_file(at: At, words: Words, known: _Known) -> Command:
     pages = words.number("the file's length in pages", 0, c.MAX_PAGES)
     values = words.values(*(["uid"] if fs == "shm" else []))
     owner = number(values.get("uid", "0"), "the owner", 0, 2**32 - 2)
-    options = words.options({"sparse": 1})
+    options = words.options({"sparse": 1, "huge": 2})
+    if options & 2 and fs != "tmpfs":
+        raise Wrong(f"huge pages on {fs}", "only tmpfs can be mounted huge=always")
     if fs == "shm":
         if not pages:
             raise Wrong("a segment of no pages", "give it one at least")
         known.segments[file] = pages
     known.files.add(file)
-    return c.CreateFile(*at, file, fs, pages, bool(options), owner)
+    return c.CreateFile(*at, file, fs, pages, bool(options & 1), owner, bool(options & 2))
 
 
 def _truncate(at: At, words: Words, known: _Known) -> Command:
@@ -331,13 +333,14 @@ _Parser = Callable[[At, Words, _Known], Command]
 _ProcessParser = Callable[[In, Words, _Known], Command]
 
 CONTROLLER: dict[str, tuple[str, _Parser]] = {
-    "file": ("file F tmpfs|ext4|shm N [sparse] [uid=U]", _create_file),
+    "file": ("file F tmpfs|ext4|shm N [sparse] [huge] [uid=U]", _create_file),
     "truncate": ("truncate F N", _truncate),
     "punch": ("punch F OFF N", _file_range("punch")),
     "fadvise": ("fadvise F OFF N", _file_range("fadvise")),
     "fwrite": ("fwrite F OFF N", _file_range("fwrite")),
     "fread": ("fread F OFF N", _file_range("fread")),
     "drain": ("drain", lambda at, *_: c.Drain(*at)),
+    "khugepaged": ("khugepaged", lambda at, *_: c.Khugepaged(*at)),
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
     "reap": ("reap pJ", _reap),

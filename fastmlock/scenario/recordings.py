@@ -38,6 +38,16 @@ def live() -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
             for name in names}
 
 
+def huge(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
+    """Scenarios with transparent huge pages as recorded on `kernel` (docs/conformance.md says how): name -> scenario
+    and records; empty for a kernel they were not recorded on."""
+    unpacked = _huge()
+    ending = f"@{kernel}.jsonl"
+    names = [name.removesuffix(ending) for name in unpacked if name.endswith(ending)]
+    return {name: (parse(unpacked[f"{name}.txt"], f"{name}.txt"), read_records(unpacked[name + ending], name))
+            for name in names}
+
+
 def release(kernel: str) -> str:
     """The model's release that stands for a recorded kernel."""
     return kernel.removeprefix("host-").replace("5.17-rc5", "5.17-rc2")
@@ -92,6 +102,11 @@ def _age(kernel: str) -> tuple[int, ...]:
 @cache
 def _scenario_texts() -> dict[str, bytes]:
     return _with_own("scenarios.tar.xz", "scenarios")
+
+
+@cache
+def _huge() -> dict[str, bytes]:
+    return _unpacked("thp.tar.xz", endings=True)
 
 
 @lru_cache(maxsize=4)

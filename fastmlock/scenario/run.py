@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import commands as c
 from . import races
@@ -309,8 +310,10 @@ class Runner:
     def create_file(self, command: c.CreateFile) -> Reply:
         if self.image:
             self.image.create(len(self.files), command.sparse)
-        owner = {"owner": command.owner} if command.owner else {}
-        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **owner)
+        more: dict[str, Any] = {"owner": command.owner} if command.owner else {}
+        if command.huge:
+            more["huge"] = True
+        file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
         self.files.append(File(command.name, file, command.pages))
         self.system.drain_all()
         return Reply()
@@ -320,6 +323,12 @@ class Runner:
         if command.cpu < self.cpus:
             self.system.set_cpu(pid, command.cpu)
         return 0, 0
+
+    def khugepaged(self) -> Reply:
+        khugepaged = getattr(self.system, "khugepaged", None)
+        if khugepaged is None:
+            raise NotSupported("khugepaged on this system")
+        return Reply(*khugepaged())
 
     def drain(self) -> Reply:
         self.system.drain_all()
@@ -444,6 +453,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
         *runner.system.truncate(runner.file_id(command.file), command.pages)),
     c.FileRange: _file_range,
     c.Drain: lambda runner, command: runner.drain(),
+    c.Khugepaged: lambda runner, command: runner.khugepaged(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
     c.Reap: lambda runner, command: _reap(runner, command),

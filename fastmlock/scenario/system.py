@@ -81,9 +81,9 @@ class SystemUnderTest(Protocol):
         ...
 
     # ---- the controller, which runs on its own cpu
-    def create_file(self, fs: str, pages: int, *, sparse: bool = False, owner: int = 0) -> int:
-        """A file of `pages` pages on "tmpfs" or "ext4", or a "shm" segment of the user `owner`, written page by page
-        unless `sparse`."""
+    def create_file(self, fs: str, pages: int, *, sparse: bool = False, owner: int = 0, huge: bool = False) -> int:
+        """A file of `pages` pages on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or a "shm" segment of the user
+        `owner`, written page by page unless `sparse`."""
         ...
 
     def drain_all(self) -> None: ...

@@ -17,6 +17,8 @@ cdef enum:
     SWAPPED = 0x80000000    # page-cache slot of a page that lies on the swap device: this and the swap slot
     FAULT_AROUND = 16       # pages mapped around a read fault (64 KiB)
     THP_ORDER = 9
+    THP_PAGES = 512
+    CONTENT_UNKNOWN = 256   # content of a page that came back from swap: any byte
     STACK_GUARD_GAP = 256   # pages that a mapping which grows downwards keeps free below it
     STACK_LIMIT = 2048      # RLIMIT_STACK in pages: 8 MiB
 
@@ -44,6 +46,8 @@ cdef enum PageFlag:
     PG_reclaim = 1 << 19
     PG_anon_exclusive = 1 << 20
     PG_readahead = 1 << 21
+    PG_double_map = 1 << 24     # THP head: mapped by a pmd here and by ptes there (through 6.1)
+    PG_partially_mapped = 1 << 25   # THP head: on the queue of those to be split
 
 # vm_flags, the kernel's own values
 cdef enum VmFlag:
@@ -71,6 +75,12 @@ cdef enum VmFlag:
     VM_MIXEDMAP = 0x10000000
     VM_SPECIAL = 0x4000 | 0x40000 | 0x400 | 0x10000000
     VM_LOCKED_MASK = 0x2000 | 0x80000
+
+# which VMAs get huge pages
+cdef enum ThpEnabled:
+    THP_NEVER = 0
+    THP_MADVISE = 1
+    THP_ALWAYS = 2
 
 # the five lists of a lruvec
 cdef enum LruList:
@@ -213,10 +223,10 @@ cdef struct Page:
     uint16_t node
     uint16_t memcg
     uint32_t compound_head  # head page of a tail, else 0
-    int32_t compound_mapcount   # pmd maps of a THP head
+    int32_t compound_mapcount   # pmd maps of a THP head; mapcount of its pages is their pte maps alone
     uint32_t order
     uint32_t private_       # swap entry
-    uint64_t content        # the byte that its user wrote; all others are zero
+    uint64_t content        # the byte that its user wrote, all others being zero; or CONTENT_UNKNOWN
 
 cdef struct Lruvec:
     uint32_t head[5]        # first page of each list; 0 = empty
@@ -249,6 +259,8 @@ cdef struct Leaf:
     int32_t nr_present      # entries that are not none
     int64_t vpn             # first page number covered
     PteBits bits[8]         # linear: of all entries
+    uint32_t huge           # head page of the THP that a pmd maps here; the full table spells its 512 pages out
+    uint32_t none           # the pmd is none: a huge one was cleared, and no page table has taken its place
 
 cdef struct Vma:
     int64_t start           # vpn
@@ -427,6 +439,14 @@ cdef struct Traits:
     int32_t random_is_old       # zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
     int32_t release_reverses    # release_pages() frees its last page first (through 6.8)
     int32_t ksm_unshares        # KSM pages are given up by a fault that writes nothing (6.2)
+    int32_t folio_page_flags    # kpageflags shows of every page of a THP the flags of the whole (6.9)
+    int32_t pt_reclaim          # MADV_DONTNEED of all that a page table covers frees the table (6.14)
+    int32_t huge_zero_cow       # a write to the huge zero page gets a THP, not ptes (6.13)
+    int32_t huge_pmd_accessed   # zapping a young huge pmd of a file marks it accessed
+    int32_t collapse_read_only  # memory that may not be written is collapsed too (6.17)
+    int32_t cow_reuse_large     # 6.15: a large folio all of whose references are one mm's maps is not copied
+    int32_t mlock_whole_folio   # rmap adding of all ptes of a large folio at once mlocks it (6.17)
+    int32_t split_zeroes        # splitting a THP gives its zero-filled pages up for the zero page (6.12)
     int32_t cow_frees_swap_cache    # 5.14: a COW's old page that nobody maps any more leaves the swap cache
     int32_t zap_keeps_swap      # to 5.17, not in stable 5.10: unmap_mapping_range() passes over swap entries
     int32_t swapin_marks        # to 6.10: a page read in from swap is mlocked where it is mapped first
@@ -492,6 +512,10 @@ cdef struct World:
     int32_t swapin_window
     int64_t swapin_prev
     uint32_t zero_page
+    uint32_t huge_zero          # stands for the huge zero page; 0 while there were never huge pages
+    uint32_t huge_free          # free THPs, linked by their heads' lru_next; not among pages_nfree
+    uint32_t huge_nfree         # base pages of these
+    int32_t thp_enabled         # /sys/kernel/mm/transparent_hugepage/enabled: ThpEnabled
     int32_t fine                # let time pass after each page of a batch, not after the whole batch
     # counts of what happened, never reset by the model
     int64_t rmap_walks

@@ -1,0 +1,4 @@
+# Collapse: 512 base pages become a THP. (mm/khugepaged.c)
+from fastmlock.flows.step cimport flow_fn
+
+cdef void register(flow_fn *table) noexcept
