@@ -162,12 +162,14 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         pgoff = linear_page_index(v, vpn)
         if write and not v.flags & VM_SHARED and not anon_vma_prepare(w, vma):
             return REQ_ERROR
-        if pgoff >= w.mappings[v.mapping].size:
-            return ret(t, -SIGBUS)
         if write and not v.flags & VM_SHARED and not f.k:
-            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
+            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)       # before the file's page is looked for
             if not f.k:
                 return REQ_ERROR
+        if pgoff >= w.mappings[v.mapping].size:
+            if f.k:
+                free_page(w, t.cpu, f.k)
+            return ret(t, -SIGBUS)
         if swapped_slot(w, v.mapping, pgoff):
             return call(w, t, f, FT_PAGE, F_SHMEM_SWAPIN, v.mapping, pgoff)
         f.j = find_get_page(w, v.mapping, pgoff)
