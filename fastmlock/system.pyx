@@ -523,9 +523,13 @@ cdef class System(View):
         """move_pages(2) of one page to the node it is on: drains every cpu. -> (status, 0)"""
         self.drain_all()
         kind, pfn = self.pte(pid, addr)
-        if not self.find(pid, addr) or pfn == self.w.zero_page:
+        vma = self.find(pid, addr)
+        if not vma or pfn == self.w.zero_page:
             return -_errno.EFAULT, 0
-        return (-_errno.ENOENT, 0) if kind in "-s" else (0, 0)
+        if kind == "-":
+            anonymous = not self.w.vmas[vma].mapping
+            return -_errno.EFAULT if anonymous and self.w.tr.move_pages_efault else -_errno.ENOENT, 0
+        return (-_errno.ENOENT, 0) if kind == "s" else (0, 0)
 
     def local_drain(self, int pid):
         """lru_add_drain() on the process's cpu."""
