@@ -16,6 +16,8 @@ from .coverage import outcomes
 
 PAUSE_SECONDS = 0.01
 """By how much the pause before each repetition grows."""
+SOON = 3
+"""Repetitions after which it is asked whether a machine is so busy that more of them would show nothing new."""
 
 
 class Fault(Exception):
@@ -149,7 +151,7 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
 
     Other programs of the machine fill and drain per-cpu batches as they like; what changes from run to run is
     counted as unsettled, not as a difference. So is a step that differs in every run, but in nothing except when a
-    batch was worked off, if `disturbed` says that others kept the workers' cpu busy.
+    batch was worked off, if `disturbed` says that others kept the workers' cpu busy; then `SOON` repetitions do.
     """
     kept, mine, why = runnable(lines, model)
     kept2, real, why2 = runnable(kept, live)
@@ -159,6 +161,7 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
     outcome = Outcome(kept, len(mine) - 1, unsupported=[*why, *why2], outcomes=outcomes(mine[1:]))
     always: dict[int, StepDifference] | None = None
     seen: set[int] = set()
+    busy = False
     for repeat in range(repeats):
         comparison = compare(mine, real, counters=counters, partly_seen=True)
         differing = {one.step: one for one in comparison.differing if one.hard}
@@ -167,9 +170,11 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
         always = differing if always is None else {step: one for step, one in always.items() if step in differing}
         if not always:
             break
+        if repeat == SOON and all(map(batch_time_only, always.values())) and (busy := disturbed()):
+            break
         time.sleep(PAUSE_SECONDS * repeat)      # a neighbour's burst of page faults passes
         real, _, _ = records_of(kept, live)
-    if always and disturbed():
+    if always and (busy or disturbed()):
         always = {step: one for step, one in always.items() if not batch_time_only(one)}
     outcome.unsettled = len(seen.difference(always or {}))
     if always:
