@@ -30,6 +30,7 @@ import errno as _errno
 import numpy as np
 
 from fastmlock import kernels
+from fastmlock.scenario import memcg
 from fastmlock.scenario.system import NotSupported
 from fastmlock.audit.consistency import problems
 from fastmlock.state.layout import K
@@ -602,10 +603,15 @@ cdef class System(View):
         return self.call(self.controller, F_COMPACT)
 
     def reclaim(self, long pages):
-        """One pass of reclaim over the file lists: at most `pages` of each active and each inactive one. -> (freed, 0)"""
+        """One pass of reclaim: at most `pages` of each active and each inactive list of files and, with swap, of anonymous
+        memory and tmpfs. -> (freed, 0)"""
         if pages < 0:
             return -1, _errno.EINVAL
         return self.call(self.controller, F_SYS_RECLAIM, pages)
+
+    def reclaim_all(self):
+        """A memory cgroup gives up all it can, pass by pass over the lists. -> pages freed"""
+        return self.call(self.controller, F_SYS_RECLAIM, -1)[0]
 
     def reap(self, int pid):
         """The OOM reaper takes what it may of a process that is killed; the process itself exits later. EAGAIN if its
@@ -636,6 +642,10 @@ cdef class System(View):
             return self.drop_caches(int(value))
         if path == "/proc/sys/vm/max_map_count":
             self.w.max_map_count = int(value)
+        elif path == memcg.HIGH:
+            return memcg.high(value, self.reclaim_all)
+        elif path == memcg.RECLAIM:
+            return memcg.reclaim(value, self.release, self.reclaim_all)
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0

@@ -70,10 +70,10 @@ cdef enum Flow:
     F_MOVE_TABLES           # move_page_tables: a = old vpn, b = new vpn, c = pages
     F_MOVE_VMA              # a = vma, b = old vpn, c = old pages | new pages << 32, d = new vpn; res = vpn or -errno
     F_TRY_TO_UNMAP          # a = page; res = unmapped everywhere
-    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page, b = ask for references; res = freed
+    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page, b = SHRINK_...; res = freed
     F_PAGE_REFERENCED       # page_referenced: a = page; res = SEEN_..., or -1
     F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
-    F_SYS_RECLAIM           # a = pages of each list; ret = freed
+    F_SYS_RECLAIM           # a = pages of each list, -1 for all that can be had; ret = freed
     F_OOM_REAP              # a = mm
     F_MIGRATE               # unmap_and_move: a = page; res = moved
     F_TRY_TO_MIGRATE        # a = page

@@ -39,11 +39,11 @@ class Profile:
 
 
 EVERYTHING = Profile()
-LIVE = Profile(ext4=False, swap=0)
+LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"reclaim", "sysctl"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
-                                         "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill"}))
+                                         "peek", "exec", "reclaim", "sysctl", "shm", "shmlock", "shmunlock", "oomkill"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -334,6 +334,8 @@ class _Writer:
             "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"),
+            "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
+            "sysctl": (0.4, lambda: "sysctl /cg/t/memory.high 0"),
         }
 
     def write(self) -> str:

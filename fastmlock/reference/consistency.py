@@ -40,9 +40,9 @@ def _references(k: Kernel, mms: list[Mm]) -> Iterator[str]:
 
 def _lists(k: Kernel) -> Iterator[str]:
     on = Counter(page.on_list for page in k.pages.values() if page.on_list is not None)
-    for name, n in k.lists.items():
-        if n != on[name]:
-            yield f"list {name}: size {n}, {on[name]} pages"
+    for name, pages in k.lists.items():
+        if len(pages) != on[name] or any(page.on_list != name for page in pages):
+            yield f"list {name}: size {len(pages)}, {on[name]} pages"
     for page in k.pages.values():
         if page.lru != (page.on_list is not None) or (page.lru and page.on_list != page_lru(page)):
             yield f"page {page.pfn:#x}: flags and list {page.on_list} disagree"

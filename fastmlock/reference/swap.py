@@ -60,20 +60,25 @@ def pagevec_lru_add(k: Kernel, pages: list[Page]) -> None:
     """`__pagevec_lru_add`: put pages on the list their flags ask for; the batch's references are dropped."""
     taken, pages[:] = list(pages), []
     for page in taken:
-        was_unevictable, page.unevictable = page.unevictable, False
-        page.lru = True
-        if page_evictable(page):
-            if was_unevictable:
-                k.count("rescued")
-        else:
-            page.active = False
-            page.unevictable = True
-            if k.traits.p06_mlock_count:       # patch 10 always starts at 0: the mlock batch will count
-                page.lru_word = int(page.mlocked and not k.traits.p10_mlock_batch)
-            if not was_unevictable:
-                k.count("culled")
-        add_page_to_lru_list(k, page)
+        lru_add_fn(k, page)
     release_pages(k, taken)
+
+
+def lru_add_fn(k: Kernel, page: Page) -> None:
+    """`__pagevec_lru_add_fn`: a page reaches its list for the first time, or comes back to it."""
+    was_unevictable, page.unevictable = page.unevictable, False
+    page.lru = True
+    if page_evictable(page):
+        if was_unevictable:
+            k.count("rescued")
+    else:
+        page.active = False
+        page.unevictable = True
+        if k.traits.p06_mlock_count:       # patch 10 always starts at 0: the mlock batch will count
+            page.lru_word = int(page.mlocked and not k.traits.p10_mlock_batch)
+        if not was_unevictable:
+            k.count("culled")
+    add_page_to_lru_list(k, page)
 
 
 def lru_cache_add(k: Kernel, page: Page) -> None:
@@ -118,7 +123,7 @@ def _deactivate_file_fn(k: Kernel, page: Page) -> None:
         return
     del_page_from_lru_list(k, page)
     page.active = page.referenced = False
-    add_page_to_lru_list(k, page)
+    add_page_to_lru_list(k, page, tail=not page.dirty)
 
 
 def _deactivate_fn(k: Kernel, page: Page) -> None:

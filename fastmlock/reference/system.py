@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 
+from ..scenario import memcg
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
 from . import brk, filemap, gup, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, swapfile, truncate, vmscan
@@ -456,6 +457,11 @@ class ReferenceSystem:
         self.reap(pid)
         self.exit(pid)
 
+    def reclaim(self, pages: int) -> tuple[int, int]:
+        """One pass of reclaim over at most so many pages of each list. -> (freed, 0)"""
+        k = self._control()
+        return (-1, EINVAL) if pages < 0 else (vmscan.shrink_lists(k, pages), 0)
+
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""
         k = self._control()
@@ -473,6 +479,10 @@ class ReferenceSystem:
             return self.compact()
         elif path == "/proc/sys/vm/drop_caches":
             return self.drop_caches(int(value))
+        elif path == memcg.HIGH:
+            return memcg.high(value, lambda: vmscan.reclaim_all(k))
+        elif path == memcg.RECLAIM:
+            return memcg.reclaim(value, self.release, lambda: vmscan.reclaim_all(k))
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return OK
@@ -488,7 +498,7 @@ class ReferenceSystem:
     def vmstat(self) -> dict[str, int]:
         out = {"nr_mlock": self.k.nr_mlock}
         out.update({f"unevictable_pgs_{name}": n for name, n in self.k.events.items()})
-        out.update({f"nr_{name}": n for name, n in self.k.lists.items()})
+        out.update({f"nr_{name}": len(pages) for name, pages in self.k.lists.items()})
         return out
 
     def vm_lck(self, pid: int) -> int:

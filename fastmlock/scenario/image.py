@@ -217,6 +217,10 @@ class Image:
         return answer
 
     # ------------------------------------------------------------ the controller
+    def drain_answer(self) -> int:
+        """It drains by asking for a page of its own to be moved to where it is, and is told if that is swapped out."""
+        return 0 if self.host.pte(self.host.controller, DRAIN_PAGE * PAGE_SIZE)[0] == "a" else -1
+
     def start(self) -> None:
         """It reads the counters for the first time, and prints step 0."""
         self.count()

@@ -311,7 +311,7 @@ class Runner:
 
     def drain(self) -> Reply:
         self.system.drain_all()
-        return Reply()
+        return Reply(self.image.drain_answer() if self.image else 0)
 
 
 def _address(region: Region, offset: int, skip_bytes: int = 0) -> int:
