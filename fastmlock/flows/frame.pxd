@@ -57,7 +57,7 @@ cdef enum Flow:
     F_FILE_READ             # a = mapping, b = pgoff, c = pages
     F_TRUNCATE              # a = mapping, b = first page gone, c = first page kept behind, d = new size or -1
     F_FADVISE               # a = mapping, b = first page, c = end page
-    F_MOVE_PAGES            # a = vma, b = vpn
+    F_MOVE_PAGES            # move_pages of one page: a = page, b = node + 1; ret = moved
     F_DROP_CACHES           # a = mapping
     F_MAP_LOOP              # a bystander's loop of mmap and munmap: a = addr, b = mapping, c = VMAs left at its end
     F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
@@ -75,7 +75,7 @@ cdef enum Flow:
     F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
     F_SYS_RECLAIM           # a = pages of each list, -1 for all that can be had; ret = freed
     F_OOM_REAP              # a = mm
-    F_MIGRATE               # unmap_and_move: a = page; res = moved
+    F_MIGRATE               # unmap_and_move: a = page, b = node + 1 or 0; res = moved
     F_TRY_TO_MIGRATE        # a = page
     F_REMOVE_MIGRATION      # a = old page, b = new page
     F_COMPACT
@@ -93,6 +93,8 @@ cdef enum Flow:
     F_SYS_EXEC              # a = the new mm
     F_FSYNC                 # vfs_fsync_range: a = mapping, b = first page, c = end page
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
+    F_OFFLINE               # offline_pages: a = first frame, b = end; ret = frames still in use
+    F_CPU_DEAD              # page_alloc_cpu_dead: a = cpu
     NR_FLOWS = 256
 
 cdef enum FaultFlag:

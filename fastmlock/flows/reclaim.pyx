@@ -311,9 +311,9 @@ cdef enum:
     MG_OLD_PUT = 12
 
 
-cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
-    """A new frame takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
-    cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node, w.pages[page].memcg)
+cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page, int node) noexcept nogil:
+    """A new frame, of that node (-1: the same), takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
+    cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node if node < 0 else node, w.pages[page].memcg)
     cdef Page *p = &w.pages[page]
     cdef Page *n = &w.pages[new]
     cdef uint32_t slot
@@ -340,7 +340,7 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
 
 
 cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
-    """Page a goes to a new frame: isolated, unmapped by migration entries, copied, mapped again. From patch 08 the new
+    """Page a goes to a new frame (of node b - 1, if b is not 0): isolated, unmapped by migration entries, copied, mapped again. From patch 08 the new
     page is on the LRU before its entries come back. res = moved. i = new page, j = it was mapped."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
@@ -363,7 +363,7 @@ cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
             if f.j:
                 return call(w, t, f, MG_FAILED, F_REMOVE_MIGRATION, page, page)
         else:
-            f.i = move_to_new_page(w, t, page)
+            f.i = move_to_new_page(w, t, page, <int>f.b - 1)
             if not f.i:
                 return REQ_ERROR
             w.pages[f.i].flags |= PG_locked

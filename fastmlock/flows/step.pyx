@@ -7,7 +7,7 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.page cimport work
 from fastmlock.state.debug cimport CHECKS
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, mlock, mlock_calls, mmap, munlock, oom,
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, hotplug, mlock, mlock_calls, mmap, munlock, oom,
                               protect, reclaim, remap, scan, shm, swapin, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
@@ -39,6 +39,7 @@ scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)
 swapin.register(TABLE)
+hotplug.register(TABLE)
 brk.register(TABLE)
 synthetic.register(TABLE)
 

@@ -15,6 +15,7 @@ from fastmlock.scenario import commands as c
 SIZES = (1, 2, 3, 5, 8, 8, 14, 15, 16, 16, 17, 20, 31, 32, 33, 40)
 ODD_BYTES = (1, 4095, 4096, 4097, -1, -4096, -4097, 0, 1 << 62, (1 << 63) - 1, -(1 << 63))
 LIMITS = (0, 1, 4096, 8 * 4096, 20 * 4096, 64 << 10, 8 << 20, -1)
+SYSCTLS = ("/cg/t/memory.high 0", "/sys/devices/system/cpu/cpu1/online 0", "/sys/devices/system/cpu/cpu1/online 1")
 ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read", "populate_write", "dontneed_locked",
           "cold", "pageout", "remove", "random", "normal", "dontfork", "dofork", "wipeonfork", "nohugepage", "hugepage",
           "mergeable", "sequential")
@@ -335,7 +336,7 @@ class _Writer:
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"),
             "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
-            "sysctl": (0.4, lambda: "sysctl /cg/t/memory.high 0"),
+            "sysctl": (0.7, lambda: f"sysctl {self.rng.choice(SYSCTLS)}"),
         }
 
     def write(self) -> str:

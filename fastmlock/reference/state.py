@@ -280,6 +280,8 @@ class Kernel:
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lists: dict[str, dict[Page, None]] = field(default_factory=lambda: {name: {} for name in LISTS})   # tail first
     max_map_count: int = 65530
+    lru_disabled: bool = False              # lru_cache_disable(): batches are processed at every addition
+    offline_frames: set[int] = field(default_factory=set)
     swap: SwapArea | None = None            # None: no swap device is on
     swapin_hits: int = 4                    # tmpfs: pages read ahead and wanted since, and the window before that
     swapin_prev: int = 0

@@ -84,7 +84,7 @@ def lru_add_fn(k: Kernel, page: Page) -> None:
 def lru_cache_add(k: Kernel, page: Page) -> None:
     get_page(page)
     k.batches.lru_add.append(page)
-    if len(k.batches.lru_add) >= k.traits.pagevec_size:
+    if len(k.batches.lru_add) >= k.traits.pagevec_size or k.lru_disabled:
         pagevec_lru_add(k, k.batches.lru_add)
 
 
@@ -143,7 +143,7 @@ def _lazyfree_fn(k: Kernel, page: Page) -> None:
 def _queue_move(k: Kernel, batch: list[Page], page: Page, move: Callable[[Kernel, Page], None]) -> None:
     get_page(page)
     batch.append(page)
-    if len(batch) >= k.traits.pagevec_size:
+    if len(batch) >= k.traits.pagevec_size or k.lru_disabled:
         pagevec_lru_move_fn(k, batch, move)
 
 

@@ -304,8 +304,9 @@ class Runner:
         return Reply()
 
     def set_cpu(self, command: c.SetCpu, pid: int) -> tuple[int, int]:
-        """A cpu that the machine has not changes nothing, and 0 is answered all the same."""
-        if command.cpu < self.cpus:
+        """A cpu that the machine has not, or not now, changes nothing, and 0 is answered all the same."""
+        is_online = getattr(self.system, "cpu_is_online", None)
+        if command.cpu < self.cpus and (is_online is None or is_online(command.cpu)):
             self.system.set_cpu(pid, command.cpu)
         return 0, 0
 
