@@ -411,19 +411,25 @@ cdef class System(View):
         if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
         if (addr >> 12) + old > TASK_SIZE >> 12:
-            return self.mremap_beyond(pid, addr, new, flags, new_addr)
+            return self.mremap_beyond(pid, addr, old, new, flags, new_addr)
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
         return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
 
-    def mremap_beyond(self, int pid, addr, int64_t new, int flags, new_addr):
-        """An old length beyond the end of all addresses: EINVAL, from 6.17 before anything is done, earlier from the
-        munmap of what is cut off, after that of the destination."""
+    def mremap_beyond(self, int pid, addr, old, int64_t new, int flags, new_addr):
+        """An old length beyond the end of all addresses: EINVAL from the munmap of what is cut off, after that of the
+        destination; from 6.17 EFAULT before both where the mapping is too short for the new length."""
+        cdef uint32_t vma
         if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
             return -1, _errno.EINVAL
-        if self.w.tr.mremap_looks_first and not self.w.tr.mremap_checks_first and not self.find(pid, addr):
+        if flags & 2 and new_addr < (addr + (old << 12)) % 2**64 and addr < new_addr + (new << 12):
+            return -1, _errno.EINVAL
+        vma = self.find(pid, addr)
+        if self.w.tr.mremap_looks_first and not vma:
             return (_errno.EFAULT, 0) if self.w.tr.mremap_positive_efault else (-1, _errno.EFAULT)
-        if flags & 2 and not self.w.tr.mremap_checks_first:
+        if flags & 2:
+            if self.w.tr.mremap_checks_first and new > self.w.vmas[vma].end - (addr >> 12):
+                return -1, _errno.EFAULT
             self.munmap(pid, new_addr, new << 12)
         return -1, _errno.EINVAL
 
@@ -624,7 +630,7 @@ cdef class System(View):
         return (4096 if pages > 0 and done == pages else 0), 0
 
     def compact(self):
-        self.make_room(self.w.pages_used)
+        self.make_room(self.w.pages_used + self.w.pages_nfree)     # no other cpu's free frames need be taken
         return self.call(self.controller, F_COMPACT)
 
     def reclaim(self, long pages):

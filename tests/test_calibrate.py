@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ def exactly(**ns: float) -> dict[str, Measured]:
 
 
 def test_constants_are_found_that_give_what_was_measured() -> None:
-    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90)
+    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90, populate=40)
     costs = fitted(measured, TWO)
     model = costs_of("6.18", costs, TWO)
     for operation in SET_BY.values():
@@ -29,7 +30,7 @@ def test_constants_are_found_that_give_what_was_measured() -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path) -> None:
-    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90)
+    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90, populate=40)
     costs = fitted(measured, TWO)
     write(str(tmp_path), measured, costs, TWO)
     again = Costs.load(tmp_path / "costs.toml")
@@ -42,11 +43,14 @@ def test_what_is_written_is_read_again(tmp_path) -> None:
 def test_two_cpus_in_the_model_pay_for_their_lines() -> None:
     model = costs_of("6.18", Costs.default(), TWO)
     assert model["mlock_shared_2"] > model["mlock_shared"]
+    rows = costs_of("6.18", Costs.default(), replace(TWO, row_ns=5))
+    assert rows["mlock_shared"] == model["mlock_shared"] and rows["mlock_shared_2"] < 0.7 * model["mlock_shared_2"]
 
 
 def test_the_probe_answers() -> None:
     found = probe(5)
     assert 0 < found["uncontended"].ns < 10_000
+    assert 0 < found["own_row"].ns < 10_000
     assert found["uncontended"].low_ns <= found["uncontended"].ns <= found["uncontended"].high_ns
 
 

@@ -191,5 +191,5 @@ def test_a_locked_page_moves_to_another_node_and_stays_locked(kernel: str) -> No
 def test_groups_and_nodes_that_are_not_there() -> None:
     s = System("6.1")
     for wrong in ({"memcg": 1}, {"memcg": -1}, {"node": 1}, {"cpu": 2}):
-        with pytest.raises(ValueError, match="there are 1|there are 2"):
+        with pytest.raises(ValueError, match=r"there are [12]"):
             s.spawn(**wrong)

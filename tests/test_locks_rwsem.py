@@ -52,7 +52,7 @@ def holders(machine):
 trait_sets = st.fixed_dictionaries({
     "rwsem_handoff": st.integers(0, 1), "rwsem_handoff_setter": st.integers(0, 1),
     "rwsem_steal": st.integers(0, 1), "rwsem_spin": st.integers(0, 1), "rwsem_reader_spin": st.integers(0, 1),
-    "rwsem_wake_readers": st.sampled_from([1, 2, 256])})
+    "rwsem_wake_readers": st.sampled_from([1, 2, 256]), "rwsem_xadd": st.integers(0, 1)})
 
 
 @settings(max_examples=60, deadline=None)

@@ -117,7 +117,8 @@ def test_10_000_tasks_on_64_cpus():
 
 def test_tasks_share_a_cpu_by_slices():
     """Two programs of 30 ms on one CPU alternate every 3 ms and end together."""
-    machine = loop_machine(Topology.ideal(1), tasks=2, rounds=1, think_ns=30 * MS, hold_ns=0)
+    machine = loop_machine(Topology.ideal(1), Costs.default().replace(tick=0), tasks=2, rounds=1, think_ns=30 * MS,
+                           hold_ns=0)
     machine.run()
     first, second = machine.tasks["exit_ns"][1:]
     assert second - first == pytest.approx(3 * MS, rel=0.01)

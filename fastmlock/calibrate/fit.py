@@ -1,7 +1,8 @@
 """From what was measured to costs.toml and machine.toml, each constant with its spread.
 
 Only some operations set constants: a getppid sets `syscall`, a write fault on a shared page that is cached sets
-`fault`, a first touch of an anonymous page `alloc`, its unmapping `free`, the probe `atomic` and the line's transfer.
+`fault`, a first touch of an anonymous page `alloc`, its unmapping `free`, MADV_POPULATE_READ of pages that are there
+`level` (it descends to each), the probe `atomic`, a line's transfer, and what the next line of a row takes.
 mlock and munlock set nothing: they are what the model is then held against (`fastmlock verification live`).
 """
 
@@ -19,27 +20,29 @@ from fastmlock.machine.costs import Costs
 from fastmlock.machine.topology import Topology, TopologyError
 
 #: constant -> the operation that sets it, in the order in which they are set
-SET_BY = {"work.fault": "fault_shared", "work.alloc": "fault_anon", "work.free": "unmap_anon"}
+SET_BY = {"work.level": "populate", "work.fault": "fault_shared", "work.alloc": "fault_anon",
+          "work.free": "unmap_anon"}
 HELD_OUT = ("mlock_anon", "munlock_anon", "mlock_shared", "munlock_shared", "mlock_shared_2", "munlock_shared_2")
 NEWEST = "6.18"
 
 
 def probe(repetitions: int) -> dict[str, Measured]:
-    """The compiled probe: `uncontended` and, with two CPUs, `hand_over`, ns."""
-    from fastmlock.calibrate.handover import hand_over_ns, uncontended_ns
+    """The compiled probe: `uncontended`, `own_row` and, with two CPUs, `hand_over` and `row`, ns."""
+    from fastmlock.calibrate.handover import hand_over_ns, own_row_ns, row_ns, uncontended_ns
 
-    out = {"uncontended": Measured.of([uncontended_ns() for _ in range(repetitions)])}
+    out = {"uncontended": Measured.of([uncontended_ns() for _ in range(repetitions)]),
+           "own_row": Measured.of([own_row_ns() for _ in range(repetitions)])}
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) > 1:
-        turns = [hand_over_ns(cpus[0], cpus[1]) for _ in range(repetitions)]
-        answered = [ns for ns in turns if ns is not None]
-        if answered:
-            out["hand_over"] = Measured.of(answered)
+        for name, turns in (("hand_over", hand_over_ns), ("row", row_ns)):
+            answered = [ns for ns in (turns(cpus[0], cpus[1]) for _ in range(repetitions)) if ns is not None]
+            if answered:
+                out[name] = Measured.of(answered)
     return out
 
 
-def this_machine(hand_over_ns: float | None) -> Topology:
-    """The running machine's shape, limited to the CPUs this process may use, with the measured transfer."""
+def this_machine(hand_over_ns: float | None, row_ns: float | None = None) -> Topology:
+    """The running machine's shape, limited to the CPUs this process may use, with the measured transfers."""
     cpus = len(os.sched_getaffinity(0))
     try:
         topology = Topology.load("/sys").scaled(cpus=cpus)
@@ -52,6 +55,7 @@ def this_machine(hand_over_ns: float | None) -> Topology:
         topology,
         node_transfer_ns=ns,
         smt_ns=min(topology.smt_ns, ns),
+        row_ns=0 if row_ns is None else min(ns, max(1, round(row_ns))),
         name=platform.node() or "this machine",
         source=f"measured: compare-and-swap ping-pong of two CPUs, {ns} ns one way; remote and memory latencies "
         "assumed",
@@ -64,10 +68,15 @@ def fitted(measured: dict[str, Measured], topology: Topology, kernel: str = NEWE
     if "uncontended" in measured:
         atomic = max(1, round(measured["uncontended"].ns))
         costs = costs.replace(atomic=atomic, work_atomic=measured["uncontended"].ns)
+    alone = replace(topology, cpus=1, nodes=1)
     for _ in range(2):
         for constant, operation in SET_BY.items():
-            gap = measured[operation].ns - costs_of(kernel, costs, topology)[operation]
-            costs = costs.replace(**{constant.replace(".", "_"): max(0.0, costs[constant].ns + gap)})
+            def at(ns: float, costs: Costs = costs, constant: str = constant) -> Costs:
+                return costs.replace(**{constant.replace(".", "_"): max(0.0, ns)})
+
+            ns, gap = costs[constant].ns, measured[operation].ns - costs_of(kernel, costs, alone)[operation]
+            times = (costs_of(kernel, at(ns + 10), alone)[operation] - costs_of(kernel, costs, alone)[operation]) / 10
+            costs = at(ns + gap / times)
     return costs
 
 
@@ -103,6 +112,7 @@ def write(directory: str, measured: dict[str, Measured], costs: Costs, topology:
 def calibrate(directory: str, repetitions: int = 25) -> tuple[dict[str, Measured], Costs, Topology, list[str]]:
     """Measures, fits and writes. Raises fastmlock.calibrate.kernel.MeasureError, an OSError."""
     measured = {**probe(repetitions), **measure(repetitions)}
-    topology = this_machine(measured["hand_over"].ns if "hand_over" in measured else None)
+    topology = this_machine(measured["hand_over"].ns if "hand_over" in measured else None,
+                            measured["row"].ns - measured["own_row"].ns if "row" in measured else None)
     costs = fitted(measured, topology)
     return measured, costs, topology, write(directory, measured, costs, topology)

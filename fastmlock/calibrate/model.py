@@ -1,7 +1,9 @@
 """The model's own cost of the operations that `kernel` times, on one or two simulated CPUs of this machine."""
 from __future__ import annotations
 
-from fastmlock.calibrate.kernel import PAGES
+from statistics import median
+
+from fastmlock.calibrate.kernel import MADV_POPULATE_READ, PAGES
 from fastmlock.flows.ids import FLOWS
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.machine import Machine
@@ -26,20 +28,29 @@ def costs_of(kernel: str, costs: Costs, topology: Topology) -> dict[str, float]:
         pid = system.spawn(cpu=0)
         system.mmap(pid, ADDRESS, SIZE, 3, flags, file, 0)
         machine = Machine(system, topology, costs)
-        steps = (("fault", "F_TOUCH", (ADDRESS >> 12, PAGES, 1)), ("mlock", "F_SYS_MLOCK", (ADDRESS, SIZE, 0x2000)),
-                 ("munlock", "F_SYS_MUNLOCK", (ADDRESS, SIZE)), ("unmap", "F_SYS_MUNMAP", (ADDRESS, SIZE)))
+        steps = [("fault", "F_TOUCH", (ADDRESS >> 12, PAGES, 1)), ("mlock", "F_SYS_MLOCK", (ADDRESS, SIZE, 0x2000)),
+                 ("munlock", "F_SYS_MUNLOCK", (ADDRESS, SIZE)), ("unmap", "F_SYS_MUNMAP", (ADDRESS, SIZE))]
+        if kind == "shared":
+            populate = (ADDRESS >> 12, (ADDRESS >> 12) + PAGES, MADV_POPULATE_READ)
+            steps[1:1] = 3 * [("populate", "F_SYS_MADVISE", populate)]      # the first ones make the pages active
         for name, flow, arguments in steps:
-            begin = machine.end_ns()
-            machine.start(pid, begin, flow=FLOWS[flow], args=arguments)
-            machine.run()
-            out[f"{name}_{kind}"] = (int(machine.tasks[pid]["exit_ns"]) - begin) / PAGES
+            out[f"{name}_{kind}"] = _step(machine, pid, flow, arguments)
+    out["populate"] = out.pop("populate_shared")
     if topology.cpus > 1:
         out.update(_two(kernel, costs, topology))
     return out
 
 
-def _two(kernel: str, costs: Costs, topology: Topology, rounds: int = 6) -> dict[str, float]:
-    """Two processes on two CPUs lock and unlock the same file in a loop; means of the middle rounds of one."""
+def _step(machine: Machine, pid: int, flow: str, arguments: tuple[int, ...]) -> float:
+    """ns per page of one call, alone on the machine."""
+    begin = machine.end_ns()
+    machine.start(pid, begin, flow=FLOWS[flow], args=arguments)
+    machine.run()
+    return float(int(machine.tasks[pid]["exit_ns"]) - begin) / PAGES
+
+
+def _two(kernel: str, costs: Costs, topology: Topology, rounds: int = 12) -> dict[str, float]:
+    """Two processes on two CPUs lock and unlock the same file in a loop; medians of the later rounds of one."""
     system = System(kernel, cpus=topology.cpus, nodes=topology.nodes)
     file = system.create_file("tmpfs", PAGES, observe=False)
     pids = []
@@ -68,4 +79,4 @@ def _two(kernel: str, costs: Costs, topology: Topology, rounds: int = 6) -> dict
                 begun[pid] = max(at_ns, int(task["exit_ns"]))
                 flow, arguments = calls[doing[pid]]
                 machine.start(pid, begun[pid], flow=FLOWS[flow], args=arguments)
-    return {f"{name}_shared_2": sum(values[1:]) / len(values[1:]) for name, values in spent.items()}
+    return {f"{name}_shared_2": median(values[1:]) for name, values in spent.items()}

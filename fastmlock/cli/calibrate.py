@@ -29,7 +29,7 @@ def command(arguments: argparse.Namespace) -> int:
         measured, _, _, paths = calibrate(arguments.out, arguments.repeat)
     except MeasureError as error:
         raise InputError(str(error)) from None
-    print(f"{'operation':18}{'median':>12}{'10 %':>12}{'90 %':>12}")
+    print(f"{'operation':18}{'taken':>12}{'10 %':>12}{'90 %':>12}")
     for name, m in measured.items():
         print(f"{name:18}{m.ns:9.1f} ns{m.low_ns:9.1f} ns{m.high_ns:9.1f} ns"
               + ("   (sets nothing: for verification)" if name in HELD_OUT else ""))

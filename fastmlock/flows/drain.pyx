@@ -83,10 +83,10 @@ cdef inline void final_clearance(World *w, int cpu, uint32_t page) noexcept nogi
         count_event(w, cpu, EV_CLEARED, nr_pages(w, page))
 
 
-cdef inline void chain_freed(World *w, Task *t, Frame *f, uint32_t page) noexcept nogil:
+cdef inline void chain_freed(World *w, int cpu, Frame *f, uint32_t page) noexcept nogil:
     """Adds a freed page to what this release_pages() will give back at its end: c = first, d = last. Through 6.8 the
     last page is freed first, so that the first one is the next to be allocated."""
-    final_clearance(w, t.cpu, page)
+    final_clearance(w, cpu, page)
     free_page_prepare(w, page)
     if not f.c:
         f.c = f.d = page
@@ -101,9 +101,9 @@ cdef inline void chain_freed(World *w, Task *t, Frame *f, uint32_t page) noexcep
     f.k += 1
 
 
-cdef inline void give_back(World *w, Task *t, Frame *f) noexcept nogil:
+cdef inline void give_back(World *w, int cpu, Frame *f) noexcept nogil:
     """The chain goes in front of the cpu's free list."""
-    cdef uint32_t *head = &w.pcp[t.cpu & (PCP_LISTS - 1)]
+    cdef uint32_t *head = &w.pcp[cpu & (PCP_LISTS - 1)]
     if f.c:
         w.pages[<uint32_t>f.d].lru_next = head[0]
         head[0] = <uint32_t>f.c
@@ -123,11 +123,17 @@ cdef enum:
     RL_DONE = 3
 
 
+cdef inline int releasing_cpu(Task *t, int64_t ref) noexcept nogil:
+    """A cpu's batch is worked off on that cpu, whoever asked for it."""
+    return <int>(ref // NR_PVECS) if ref >> 40 == LIST_CPU_PVEC else t.cpu
+
+
 cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
     """Drops a reference of each of b pages of list a. Those whose last it was leave the LRU, under one lruvec lock
     as long as they follow each other (j = the lock held), and are freed in the end. 0 entries are holes. c, d, k = the
     freed ones."""
     cdef uint32_t *list = list_pages(w, f.a)
+    cdef int cpu = releasing_cpu(t, f.a)
     cdef uint32_t page
     if f.pc == RL_DONE:
         return ret(t, 0)
@@ -136,8 +142,8 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
         w.lru_locks += 1
         return ask(t, f, RL_LOCKED, REQ_SPIN_LOCK, LK_LRU, f.j)
     if f.pc == RL_LOCKED:
-        take_off_lru(w, t.cpu, list[f.i])
-        chain_freed(w, t, f, list[f.i])
+        take_off_lru(w, cpu, list[f.i])
+        chain_freed(w, cpu, f, list[f.i])
         f.i += 1
     while f.i < f.b:
         page = list[f.i]
@@ -148,8 +154,8 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
                         return ask(t, f, RL_LOCK, REQ_SPIN_UNLOCK, LK_LRU, f.j)
                     f.pc = RL_LOCK
                     return REQ_NONE
-                take_off_lru(w, t.cpu, page)
-            chain_freed(w, t, f, page)
+                take_off_lru(w, cpu, page)
+            chain_freed(w, cpu, f, page)
         f.i += 1
         if f.i & 511 == 0:              # let the time of 512 pages pass
             if f.j:
@@ -158,7 +164,7 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
                 return ask(t, f, RL_NEXT, REQ_SPIN_UNLOCK, LK_LRU, page)
             f.pc = RL_NEXT
             return REQ_WORK
-    give_back(w, t, f)
+    give_back(w, cpu, f)
     if f.j:
         return ask(t, f, RL_DONE, REQ_SPIN_UNLOCK, LK_LRU, f.j)
     return ret(t, 0)

@@ -87,12 +87,10 @@ cdef enum:
 
 
 cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = vma, b = vpn, c = new below. i = error."""
+    """__split_vma: a = vma, b = vpn, c = new below. Who must not come over the limit of VMAs asks before."""
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     if f.pc == 0:
-        if w.mms[v.mm].map_count >= w.max_map_count:
-            return ret(t, -ENOMEM)
         f.pc = VS_LOCKED
         if v.mapping:
             return ask(t, f, VS_LOCKED, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
@@ -110,6 +108,10 @@ cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
         if v.mapping:
             return ask(t, f, VS_UNLOCKED, REQ_UP_WRITE, LK_I_MMAP, v.mapping)
     return ret(t, 0)
+
+
+cdef inline bint at_map_count(World *w, uint32_t mm) noexcept nogil:
+    return w.mms[mm].map_count >= w.max_map_count
 
 
 cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
@@ -150,12 +152,16 @@ cdef int vma_flags_locked(World *w, Task *t, Frame *f) noexcept nogil:
             return ret(t, t.res)
         f.pc = 2
         if f.b != w.vmas[f.i].start:
+            if at_map_count(w, t.mm):
+                return ret(t, -ENOMEM)
             return call(w, t, f, 2, F_VMA_SPLIT, f.i, f.b, 1)
     if f.pc == 2:
         if t.res < 0:
             return ret(t, t.res)
         f.pc = 3
         if f.c != w.vmas[f.i].end:
+            if at_map_count(w, t.mm):
+                return ret(t, -ENOMEM)
             return call(w, t, f, 3, F_VMA_SPLIT, f.i, f.c, 0)
     return ret(t, t.res if t.res < 0 else f.i)
 

@@ -6,6 +6,7 @@ Frame: a = rounds left, b = mean think time ns, c = mean hold time ns, d = what 
     bits 0-23   lock object         bit 28      times are exponential, not constant
     bits 24-27  lock class          bit 29      but the hold is constant (spinlock loop)
     bits 40-62  seed                bits 32-38  percent of rounds that read (rwsem loop)
+    bit 30      rounds read and write by turns (rwsem loop)
 
 Random numbers come from a counter: the k-th draw of a task depends on (seed, task, k) alone.
 """
@@ -75,7 +76,10 @@ cdef int rwsem_loop(World *w, Task *t, Frame *f) noexcept nogil:
             return REQ_NONE
         f.a -= 1
         f.pc = 1
-        f.i = <int32_t> (<int64_t> (draw(w, t, f) % 100) < (f.d >> 32 & 127))
+        if f.d >> 30 & 1:
+            f.i = not f.i
+        else:
+            f.i = <int32_t> (<int64_t> (draw(w, t, f) % 100) < (f.d >> 32 & 127))
         return delay(w, t, f, f.b)
     t.req_class = f.d >> 24 & 15
     t.req_obj = f.d & 0xffffff

@@ -12,13 +12,51 @@ from dataclasses import dataclass, field, replace
 
 from fastmlock.scenario import commands as c
 
+BIG = (510, 512, 514, 520, 600, 1030)
+"""Pages of more than one page table."""
 SIZES = (1, 2, 3, 5, 8, 8, 14, 15, 16, 16, 17, 20, 31, 32, 33, 40)
 ODD_BYTES = (1, 4095, 4096, 4097, -1, -4096, -4097, 0, 1 << 62, (1 << 63) - 1, -(1 << 63))
-LIMITS = (0, 1, 4096, 8 * 4096, 20 * 4096, 64 << 10, 8 << 20, -1)
-SYSCTLS = ("/cg/t/memory.high 0", "/sys/devices/system/cpu/cpu1/online 0", "/sys/devices/system/cpu/cpu1/online 1")
+LIMITS = (0, 1, 4096, 8 * 4096, 20 * 4096, 64 << 10, 40 * 4096, 100 * 4096, 8 << 20, -1)
 ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read", "populate_write", "dontneed_locked",
           "cold", "pageout", "remove", "random", "normal", "dontfork", "dofork", "wipeonfork", "nohugepage", "hugepage",
           "mergeable", "sequential")
+MSYNC = ("async", "invalidate", "invalidate", "", "sync", "async invalidate", "async sync")
+SYSCTL = "sysctl /proc/sys/vm/max_map_count"
+SYSCTLS = ("sysctl /cg/t/memory.high 0", "sysctl /sys/devices/system/cpu/cpu1/online 0",
+           "sysctl /sys/devices/system/cpu/cpu1/online 1")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a program is about. Programs of one kind reach what a mixture of everything seldom does."""
+
+    often: float
+    favours: dict[str, float] = field(default_factory=dict)
+    """Verb -> how many times as often as in others."""
+    poor: float = 0.0
+    """Chance that a process begins without privilege and with a low limit."""
+    crowd: tuple[int, int] | None = None
+    """Processes at the start, if not as few as the profile says."""
+    together: float = 0.08
+    """Chance that a command is for several processes."""
+    over: float = 0.15
+    """Chance that a mapping is put over another."""
+    arena: float = 0.0
+    """Chance that a process begins with a large mapping for others to be put over."""
+    spoil: float = 1.0
+    """Scales how often a range lies outside of its region."""
+
+
+KINDS = (
+    Kind(0.50),
+    Kind(0.16, {"mlock": 1.5, "mlock2": 1.5, "mlockall": 4, "mmap": 1.5, "rlimit": 5, "setuid": 2, "mremap": 1.5},
+         poor=0.85),
+    Kind(0.09, {"touch": 1.5, "fork": 0, "mmap": 0.6, "exit": 3, "cpu": 2}, crowd=(5, 18), together=0.5),
+    Kind(0.13, {"mprotect": 4, "mlock": 2, "munlock": 2, "mremap": 2.5, "madvise": 2, "munmap": 1.5}, over=0.6,
+         arena=0.8, spoil=2.0),
+    Kind(0.07, {"truncate": 5, "punch": 5, "fadvise": 4, "fwrite": 4, "fread": 4, "file": 3}),
+    Kind(0.05, {"fork": 6, "exit": 2, "touch": 2, "madvise": 1.5, "mremap": 2}),
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +78,12 @@ class Profile:
 
 
 EVERYTHING = Profile()
-LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"reclaim", "sysctl"}))
+LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"msync", "movepages", "mlockall", "brk", "stack", "growsdown", "remappages",
-                                         "peek", "exec", "reclaim", "sysctl", "shm", "shmlock", "shmunlock", "oomkill"}))
+                                        "peek", "exec", "shm", "shmlock", "shmunlock", "oomkill", "compact",
+                                        "dropcaches", "sysctl", "reclaim"}))
 """For the recorder in a guest: its own program is known to within a few pages, so mlockall is left out."""
 
 
@@ -52,13 +91,13 @@ EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drai
 class _Region:
     pages: int
     file: str | None
+    writable: bool = True
     stack: bool = False
 
 
 @dataclass
 class _Process:
     regions: dict[str, _Region] = field(default_factory=dict)
-    root: bool = True
 
 
 class _Writer:
@@ -69,6 +108,7 @@ class _Writer:
         self.segments: set[str] = set()
         self.alive: dict[int, _Process] = {}
         self.started = 0
+        self.kind = rng.choices(KINDS, [kind.often for kind in KINDS])[0]
         self.moves = rng.random() < 0.25
         self.swaps = 0
         """How much oftener than else memory is paged out."""
@@ -79,7 +119,7 @@ class _Writer:
         return self.rng.random() < probability
 
     def size(self) -> int:
-        return self.rng.choice((520, 600)) if self.chance(0.01) else self.rng.choice(SIZES)
+        return self.rng.choice(BIG if self.chance(0.01) else SIZES)
 
     def span(self, pages: int) -> tuple[int, int]:
         """Offset and length in a range of `pages`; seldom outside of it."""
@@ -88,9 +128,10 @@ class _Writer:
         if kind < 0.35:
             return 0, pages
         off = rng.randrange(pages) if pages else 0
-        if kind < 0.90:
+        outside = 0.1 * self.kind.spoil
+        if kind < 1 - outside:
             return off, rng.randint(1, max(1, pages - off))
-        if kind < 0.96:
+        if kind < 1 - 0.4 * outside:
             return off, pages - off + rng.randint(1, 4)
         return rng.choice(((-1, 2), (0, 0), (pages, 1), (off, -1), (-2, pages + 4)))
 
@@ -101,13 +142,19 @@ class _Writer:
             return None
         p = self.rng.choice(have)
         name = self.rng.choice(sorted(self.alive[p].regions))
-        who = f"p{p}"
-        if self.chance(0.08):
-            last = p
-            while last + 1 in self.alive and name in self.alive[last + 1].regions:
-                last += 1
-            who = f"p{p}-{last}" if last > p else who
+        who = self.several(p, name) if self.chance(self.kind.together) else f"p{p}"
         return who, p, name, self.alive[p].regions[name]
+
+    def several(self, p: int, name: str | None = None) -> str:
+        """p and the processes next to it, as far as they live and have the region."""
+        def has(q: int) -> bool:
+            return q in self.alive and (name is None or name in self.alive[q].regions)
+        first = last = p
+        while has(last + 1):
+            last += 1
+        while self.kind.crowd and has(first - 1):
+            first -= 1
+        return f"p{first}-{last}" if last > first else f"p{p}"
 
     def members(self, who: str) -> list[int]:
         first, _, last = who[1:].partition("-")
@@ -119,18 +166,20 @@ class _Writer:
         rng = self.rng
         p = rng.choice(sorted(self.alive))
         who = f"p{p}"
-        if self.chance(0.1) and p + 1 in self.alive:
-            who = f"p{p}-{p + 1}"
+        if self.chance(max(0.1, self.kind.together)) and p + 1 in self.alive:
+            who = self.several(p) if self.kind.crowd else f"p{p}-{p + 1}"
         name = rng.choice("ABCDE")
         source = rng.choice([*self.files, *self.files, "anon"])
         sharing = rng.choice(("shared", "private"))
-        prot = rng.choice(("rw", "rw", "rw", "r", "r", "none"))
+        prot = rng.choice(("rw", "rw", "rw", "rw", "rw", "rw", "r", "r", "r", "none", "w", "rwx", "rx"))
         if source == "anon":
             off, pages = 0, self.size()
         else:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
             pages = max(1, size - off + rng.choice((0, 0, 0, 0, 2, -1, -3)))
+        if self.chance(0.02):
+            off, pages = rng.choice(((off, 0), (2**31 - 1, pages), (100, pages)))
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
                   if self.chance(often)]
@@ -138,11 +187,15 @@ class _Writer:
         if stack and "growsdown" not in self.profile.leave_out:
             words.append("growsdown")
         under = sorted(set.intersection(*(set(self.alive[q].regions) for q in self.members(who))))
-        if under and self.chance(0.15):
+        if under and self.chance(self.kind.over):
             over = rng.choice(under)
-            words.append(f"at={over}+{rng.randrange(max(1, self.alive[p].regions[over].pages))}")
+            size = max(1, self.alive[p].regions[over].pages)
+            at = rng.randrange(size) if self.chance(0.9) else rng.choice((-1, -pages, size, size + 1))
+            if size > 520 and self.chance(0.4):
+                at = 512 - rng.randrange(min(pages + 1, 20))            # across two page tables, or at their border
+            words.append(f"at={over}+{at}")
         for q in self.members(who):
-            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, stack)
+            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, "w" in prot, stack)
         return f"{who} mmap {' '.join(words)}"
 
     def range_call(self, verb: str) -> Callable[[], str | None]:
@@ -166,7 +219,8 @@ class _Writer:
     def mlockall(self) -> str:
         flags = self.rng.choice(("current", "future", "current future", "current onfault", "future onfault",
                                  "current future onfault", "onfault", ""))
-        return f"{self.anyone()} mlockall {flags}".rstrip()
+        who = self.anyone() if not self.chance(self.kind.together) else self.several(int(self.anyone()[1:]))
+        return f"{who} mlockall {flags}".rstrip()
 
     def anyone(self) -> str:
         return f"p{self.rng.choice(sorted(self.alive))}"
@@ -176,7 +230,8 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        return f"{who} touch {name} {off} {pages} {self.rng.choice('rww')}"
+        write = self.rng.choice("rww") if region.writable or self.chance(0.2) else "r"
+        return f"{who} touch {name} {off} {pages} {write}"
 
     def stack(self) -> str | None:
         """Below a mapping that grows downwards, within and beyond its limits."""
@@ -221,9 +276,11 @@ class _Writer:
         _, p, name, region = there
         off, pages = self.span(region.pages)
         grown, shrunk = pages + self.rng.randint(1, 20), max(0, pages - self.rng.randint(1, 5))
-        new = self.rng.choice((pages, pages, grown, shrunk, 0))
+        new = self.rng.choice((pages, pages, pages, grown, grown, shrunk, shrunk, shrunk, 0))
         options = ("", "maymove", "maymove", "move", "move", "dontunmap", "move dontunmap")
         option = self.rng.choice(options if self.profile.chosen_addresses else ("", "move", "move dontunmap"))
+        if "dontunmap" in option and self.chance(0.7):
+            new = pages
         target = self.rng.choice((name, name, "M"))
         new = max(0, new)
         self.alive[p].regions[target] = replace(region, pages=new)
@@ -243,14 +300,19 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        return f"{who} mprotect {name} {off} {pages} {self.rng.choice(('r', 'rw', 'rw', 'none'))}"
+        prot = self.rng.choice(("r", "rw", "rw", "rw", "none", "r", "w", "rx", "rwx"))
+        if (off, pages) == (0, region.pages):
+            for q in self.members(who):
+                self.alive[q].regions[name] = replace(self.alive[q].regions[name], writable="w" in prot)
+        return f"{who} mprotect {name} {off} {pages} {prot}"
 
     def msync(self) -> str | None:
         if (there := self.where()) is None:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        return f"{who} msync {name} {off} {pages} {self.rng.choice(('async', 'invalidate', 'sync', ''))}".rstrip()
+        return f"{who} msync {name} {off} {pages} {self.rng.choice(MSYNC)}".rstrip()
+
 
     def shmctl(self, verb: str) -> Callable[[], str | None]:
         def write() -> str | None:
@@ -268,7 +330,7 @@ class _Writer:
         return f"{self.anyone()} rlimit memlock {self.rng.choice(LIMITS)}"
 
     def setuid(self) -> str:
-        return f"{self.anyone()} setuid {self.rng.choice((1000, 1000, 0))}"
+        return f"{self.anyone()} setuid {self.rng.choice((1000, 1000, 1000, 0, 1001))}"
 
     def cpu(self) -> str | None:
         return f"{self.anyone()} cpu {self.rng.choice((0, 1))}" if self.moves else None
@@ -283,13 +345,13 @@ class _Writer:
         return f"p{p} movepages {name} {self.rng.randrange(region.pages + 1)}"
 
     def fork(self) -> str | None:
-        if self.started >= self.profile.processes + 3:
+        if self.started >= self.profile.processes + (9 if self.kind.favours.get("fork", 0) > 1 else 3):
             return None
         p = self.rng.choice(sorted(self.alive))
         child = self.started
         self.started += 1
         parent = self.alive[p]
-        self.alive[child] = _Process(dict(parent.regions), parent.root)
+        self.alive[child] = _Process(dict(parent.regions))
         return f"p{p} fork p{child}"
 
     def end(self, verb: str) -> Callable[[], str | None]:
@@ -297,9 +359,27 @@ class _Writer:
             if len(self.alive) < 2:
                 return None
             p = self.rng.choice(sorted(self.alive))
-            del self.alive[p]
-            return f"p{p} {verb}"
+            who = f"p{p}"
+            if self.kind.crowd and self.chance(0.3) and p + 1 in self.alive and len(self.alive) > 2:
+                who = f"p{p}-{p + 1}"
+            for q in self.members(who):
+                del self.alive[q]
+            return f"{who} {verb}"
         return write
+
+    def file(self) -> str | None:
+        name = "FGHJL"[len(self.files)] if len(self.files) < 5 else None
+        if name is None:
+            return None
+        fs, owner = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs", ""
+        self.files[name] = pages = 0 if self.chance(0.03) else self.size()
+        if self.chance(0.15) and "shm" not in self.profile.leave_out:
+            fs, owner = "shm", self.rng.choice(("", " uid=1000"))
+            self.segments.add(name)
+        return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
+
+    def sysctl(self) -> str:
+        return self.rng.choice((f"{SYSCTL} {self.rng.choice((4, 6, 8, 10, 14, 65530))}", *SYSCTLS))
 
     def truncate(self) -> str | None:
         file = self.rng.choice(sorted(self.files))
@@ -324,45 +404,56 @@ class _Writer:
             "mlock2": (6, self.range_call("mlock2")), "munlock": (9, self.range_call("munlock")),
             "mlockall": (2, self.mlockall), "munlockall": (1.5, lambda: f"{self.anyone()} munlockall"),
             "touch": (17, self.touch), "mremap": (4, self.mremap), "madvise": (7 + 2 * self.swaps, self.madvise),
-            "mprotect": (4, self.mprotect), "msync": (0.4, self.msync), "rlimit": (1, self.rlimit),
+            "mprotect": (4, self.mprotect), "msync": (0.7, self.msync), "rlimit": (1, self.rlimit),
             "setuid": (0.7, self.setuid), "cpu": (2, self.cpu), "ldrain": (2, self.ldrain),
             "movepages": (1, self.movepages), "fork": (2.5, self.fork), "brk": (1.5, self.brk),
-            "stack": (4, self.stack),
-            "remappages": (0.5, self.remappages), "peek": (0.7, self.peek), "exec": (0.4, self.exec),
+            "stack": (4, self.stack), "remappages": (0.5, self.remappages), "peek": (0.7, self.peek),
+            "exec": (0.4, self.exec), "exit": (2, self.end("exit")), "kill": (0.5, self.end("kill")),
             "shmlock": (3, self.shmctl("shmlock")), "shmunlock": (3, self.shmctl("shmunlock")),
             "oomkill": (0.4, self.oomkill),
-             "exit": (2, self.end("exit")),
-            "kill": (0.5, self.end("kill")), "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
+            "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
-            "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"),
+            "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
             "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
-            "sysctl": (0.7, lambda: f"sysctl {self.rng.choice(SYSCTLS)}"),
+            "compact": (0.3, lambda: "compact"), "sysctl": (0.7, self.sysctl),
+            "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
         }
 
-    def write(self) -> str:
-        rng, profile = self.rng, self.profile
-        drains = rng.choice(profile.drains)
-        for number in range(rng.choice((1, 1, 1, 2, 2, 3))):
-            file = "FGH"[number]
-            fs = "ext4" if profile.ext4 and self.chance(0.15) else "tmpfs"
-            self.files[file] = pages = rng.choice(SIZES)
-            owner = ""
-            if self.chance(0.15) and "shm" not in profile.leave_out:
-                fs, owner = "shm", rng.choice(("", " uid=1000"))
-                self.segments.add(file)
-            self.lines.append(f"file {file} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}")
-        self.started = rng.randint(1, profile.processes)
+    def begin(self) -> None:
+        """Files, processes, what they may do, and a first mapping of each."""
+        rng, profile, kind = self.rng, self.profile, self.kind
+        for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
+            if (line := self.file()) is not None:
+                self.lines.append(line)
+        self.started = rng.randint(*kind.crowd) if kind.crowd else rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
         if self.chance(profile.swap):
             self.swaps = 5
             self.lines.insert(1, f"swap {rng.choice((40, 600, 4096))}")
         self.alive = {p: _Process() for p in range(self.started)}
-        for _ in range(self.started):
+        for p in self.alive:
+            if self.chance(kind.arena):
+                pages = 1030 if self.chance(0.1) else 40        # the large one takes its time to be looked at
+                self.alive[p].regions["A"] = _Region(pages, None)
+                self.lines.append(f"p{p} mmap A anon {rng.choice(('private', 'private', 'shared'))} "
+                                  f"{rng.choice(('none', 'rw', 'r'))} 0 {pages}")
+            if self.chance(kind.poor):
+                if self.chance(0.8):
+                    self.lines.append(f"p{p} rlimit memlock {rng.choice(LIMITS[:-2])}")
+                self.lines.append(f"p{p} setuid 1000")
+        for _ in range(rng.randint(1, 4) if kind.crowd else self.started):
             if self.chance(0.8):
                 self.lines.append(self.mmap())
-        choices = {verb: pair for verb, pair in self.choices().items() if verb not in profile.leave_out}
+
+    def write(self) -> str:
+        rng, profile = self.rng, self.profile
+        drains = rng.choice(profile.drains)
+        self.begin()
+        choices = {verb: (weight * self.kind.favours.get(verb, 1), writer)
+                   for verb, (weight, writer) in self.choices().items() if verb not in profile.leave_out}
         verbs, weights = list(choices), [weight for weight, _ in choices.values()]
-        for _ in range(rng.randint(*profile.commands)):
+        least, most = profile.commands
+        for _ in range(rng.randint(least, most * 3 if self.chance(0.06) else most)):
             line = choices[rng.choices(verbs, weights)[0]][1]()
             if line is None:
                 continue

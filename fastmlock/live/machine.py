@@ -46,10 +46,9 @@ class Machine:
 
     def __init__(self, *, disturb: bool = False) -> None:
         self.disturb = disturb
-        self._lock = _machine_lock()
         for reason in obstacles():
-            self._lock.close()
             raise LiveError(reason)
+        self._lock = _machine_lock()
         self._affinity = os.sched_getaffinity(0)
         self._sysctls: dict[str, str] = {}
         self.frames = Frames()

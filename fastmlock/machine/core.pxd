@@ -33,6 +33,11 @@ cdef inline bint cpu_parked(Mach *m, int cpu) noexcept nogil:
     return m.tree[m.leaves + cpu] == INT64_MAX
 
 
+cdef inline int64_t cpu_next(Mach *m, int cpu) noexcept nogil:
+    """When its next event is, ns; far away if it has none."""
+    return m.tree[m.leaves + cpu] >> CPU_BITS
+
+
 cdef inline void cpu_before(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     """The next event of `cpu` is at `t_ns` or when it was before, whichever is earlier."""
     cdef int64_t key = (t_ns << CPU_BITS) | cpu
@@ -77,14 +82,23 @@ cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t
 
     The line serves one cpu after another: wait until it is free, bring it here from its owner (or from
     memory of `node`, or of this cpu's own node if negative), then work on it.
+
+    A node's own requests are served before it gives a line away. So of those who queue for a line not all come from
+    afar even if their order here is mixed: it crosses as often as there are nodes, not as often as it moves.
     """
     cdef int64_t busy_ns = line[0] >> CPU_BITS
     cdef bint absent = line_in_memory(m, line[0])
+    cdef int64_t far_ns = 0, near_ns
+    if not absent and line_owner(line[0]) != cpu:
+        far_ns = latency(m, line_owner(line[0]), cpu)
+        near_ns = m.node_ns[0]
+        if busy_ns > t_ns and far_ns > near_ns:
+            far_ns = near_ns + (far_ns - near_ns) * m.nr_nodes * near_ns / (m.nr_nodes * near_ns + busy_ns - t_ns)
     if busy_ns > t_ns:
         t_ns = busy_ns
     if absent or line_owner(line[0]) != cpu:
         if not absent:
-            t_ns += latency(m, line_owner(line[0]), cpu)
+            t_ns += far_ns
         else:
             if node < 0:
                 node = m.cpu_node[cpu]

@@ -14,7 +14,7 @@ from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
 from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
-from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_yield
+from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_tick, sched_yield
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport *
 from fastmlock.machine.watchdog cimport watchdog
@@ -34,15 +34,21 @@ cdef enum:
 
 
 cdef inline int64_t page_touch(Mach *m, int cpu, uint32_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
-    """The page's line is written. One from memory near the page touched before has been prefetched."""
+    """The page's line is written. One near the page touched before, from memory or (if the machine knows what that
+    takes) from another cpu, was on its way."""
     cdef Cpu *p = &m.cpus[cpu]
     cdef int64_t step = <int64_t> page - p.last_page
     cdef Line *line = &m.pages[page]
     if step:
-        if -PREFETCH_LINES <= step <= PREFETCH_LINES and line_in_memory(m, line[0]):
-            t_ns += m.costs.prefetch_ns
-            line_fill(m, cpu, t_ns)
-            line[0] = (t_ns << CPU_BITS) | (cpu + 1)
+        if -PREFETCH_LINES <= step <= PREFETCH_LINES:
+            if line_in_memory(m, line[0]):
+                t_ns += m.costs.prefetch_ns
+                line_fill(m, cpu, t_ns)
+                line[0] = (t_ns << CPU_BITS) | (cpu + 1)
+            elif m.row_ns and line_owner(line[0]) != cpu:
+                t_ns = max(t_ns, line[0] >> CPU_BITS) + m.row_ns
+                line_fill(m, cpu, t_ns)
+                line[0] = (t_ns << CPU_BITS) | (cpu + 1)
         p.last_page = page
     return line_rmw(m, line, cpu, t_ns, atomics, m.w.pages[page].node)
 
@@ -103,6 +109,7 @@ cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexce
     stat_acquired(m, r.wait_class, 1, bounced, False, 0)
     account(m, cpu, got_ns, ACC_LOCK_LINE)
     if r.wait_class == LK_LRU:
+        r.irqs_off += 1
         got_ns = lruvec_line(m, cpu, owner, got_ns)
     return got_ns
 
@@ -113,6 +120,7 @@ cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noe
     stat_acquired(m, r.wait_class, 1, True, True, t_ns - r.wait_ns)
     account(m, cpu, t_ns, spin_account(r.wait_class))
     if r.wait_class == LK_LRU:
+        r.irqs_off += 1
         t_ns = lruvec_line(m, cpu, m.cpus[cpu].granted_by, t_ns)
     return t_ns
 
@@ -121,6 +129,7 @@ cdef inline int64_t spin_unlock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noex
     cdef SpinLock *lock = &m.spins[r.wait_class][r.wait_obj]
     stat_released(m, r.wait_class, 1, t_ns - lock.held_ns)
     r.spin_depth -= 1
+    r.irqs_off -= r.wait_class == LK_LRU
     t_ns = queued_spin_unlock(m, lock, &lock.line, cpu, t_ns)
     account(m, cpu, t_ns, ACC_LOCK_LINE)
     return t_ns
@@ -228,6 +237,9 @@ cdef void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
         return
     r = &m.tasks[task]
     phase = r.phase
+    if t_ns >= m.cpus[cpu].tick_ns and not r.irqs_off and (phase <= PH_REQ or phase == PH_DELAY):
+        cpu_at(m, cpu, sched_tick(m, cpu, t_ns))
+        return
     if phase == PH_REQ:
         req = m.w.tasks[task].req
         end_ns = request(m, cpu, task, req, t_ns)

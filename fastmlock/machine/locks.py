@@ -11,7 +11,7 @@ LOCKS: dict[str, dict[str, dict[str, int]]] = {
     },
     "rwsem": {
         "5.1": {"rwsem_handoff": 0, "rwsem_steal": 0, "rwsem_reader_spin": 0, "rwsem_spin_readers": 0,
-                "rwsem_wake_skip": 0, "rwsem_wake_readers": 1 << 30},
+                "rwsem_wake_skip": 0, "rwsem_wake_readers": 1 << 30, "rwsem_xadd": 1},
         "5.10": {"rwsem_reader_spin": 1, "rwsem_steal": 0, "rwsem_handoff_setter": 0},
         "5.17": {"rwsem_reader_spin": 0, "rwsem_steal": 1, "rwsem_handoff_setter": 0},
         "6.1": {"rwsem_reader_spin": 0, "rwsem_steal": 1, "rwsem_handoff_setter": 1},

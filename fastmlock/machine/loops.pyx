@@ -14,7 +14,7 @@ _CLASSES = {"lock": (LK_TEST_SPIN, LK_PAGE, LK_LRU, LK_PTL), "rwsem": (LK_TEST_R
 
 def start_loop(WorldHandle world not None, int task, str kind, *, int64_t rounds, int64_t think_ns,
                int64_t hold_ns, bint exponential=False, bint constant_hold=False, int obj=0, lock_class=None, int read_percent=0,
-               int64_t seed=0, cpu=None):
+               bint by_turns=False, int64_t seed=0, cpu=None):
     """Starts a lock loop on an idle task.
 
     kind : "lock" (a spinlock or page lock), "rwsem" or "two_locks"
@@ -22,6 +22,7 @@ def start_loop(WorldHandle world not None, int task, str kind, *, int64_t rounds
     constant_hold : exponential means the think time only ("lock" loops)
     lock_class : LockClass number; default LK_TEST_SPIN or LK_TEST_RWSEM
     read_percent : share of rounds that read, rwsem only
+    by_turns : reads and writes alternate instead, rwsem only
     cpu : where the task runs; default: where it is
 
     Raises ValueError in one line.
@@ -41,7 +42,7 @@ def start_loop(WorldHandle world not None, int task, str kind, *, int64_t rounds
         world.w.tasks[task].cpu = cpu
     flow_start(world.w, task, _FLOWS[kind], rounds, think_ns, hold_ns,
                <int64_t> obj | <int64_t> lock_class << 24 | <int64_t> exponential << 28 | <int64_t> constant_hold << 29
-               | <int64_t> read_percent << 32 | seed << 40)
+               | <int64_t> by_turns << 30 | <int64_t> read_percent << 32 | seed << 40)
 
 
 def loop_machine(topology, costs=None, *, tasks=None, kernel="5.17-rc2", traits=None, int test_locks=1,

@@ -14,6 +14,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uintptr_t
 from libc.string cimport memset
 from fastmlock.flows.step cimport flow_start
+from fastmlock.machine.cpuidle cimport FAR_NS
 from fastmlock.machine.engine cimport engine_run
 from fastmlock.machine.sched cimport sched_start
 from fastmlock.machine.types cimport *
@@ -48,6 +49,7 @@ ACCOUNT_DTYPE = np.dtype([(name, np.int64) for name in ACCOUNTS])
 #: the locks of 5.17; other kernels and what-ifs change single entries
 LOCK_TRAITS = {"rwsem_handoff": 1, "rwsem_handoff_setter": 0, "rwsem_steal": 1, "rwsem_spin": 1,
                "rwsem_reader_spin": 0, "rwsem_wake_readers": 256, "rwsem_spin_readers": 1, "rwsem_wake_skip": 1,
+               "rwsem_xadd": 0, "wake_off_cpu": 0,
                "rwsem_bias": 0, "i_mmap_split": 0, "spin_kind": 0, "page_unfairness": 5}
 
 
@@ -56,6 +58,7 @@ def lock_traits(int release):
     the first waiter set it from 6.1 on."""
     before = release < 502
     return dict(LOCK_TRAITS, rwsem_spin_readers=int(not before), rwsem_wake_skip=int(not before),
+                rwsem_xadd=int(before), wake_off_cpu=int(release < 508),
                 rwsem_handoff=int(not before), rwsem_wake_readers=1 << 30 if before else 256,
                 rwsem_reader_spin=int(502 <= release <= 510), rwsem_steal=int(release > 510),
                 rwsem_handoff_setter=int(release >= 601))
@@ -116,6 +119,10 @@ cdef class Machine:
         a["tree"] = np.full(2 * self.m.leaves, INT64_MAX, np.int64)
         a["cpus"] = np.zeros(topology.cpus, STRUCTS["Cpu"])
         a["cpus"]["park_state"] = a["cpus"]["idle_state"] = ACC_IDLE
+        a["cpus"]["idle_mean_ns"] = FAR_NS          # idle for long, so deeply
+        a["cpus"]["slept_us"] = FAR_NS // 1000
+        a["cpus"]["asleep"] = 1
+        a["cpus"]["idle_depth"] = max(len(topology.idle_states) - 1, 0)
         a["tasks"] = np.zeros(0, STRUCTS["TaskRec"])
         a["accounts"] = np.zeros((topology.cpus, NR_ACCOUNTS), np.int64)
         a["lock_stat"] = np.zeros((NR_LOCK_CLASSES, 2), STRUCTS["LockStat"])
@@ -131,6 +138,11 @@ cdef class Machine:
         a["memory_ns"] = np.ascontiguousarray(topology.memory_matrix(), np.int32)
         for i, ns in enumerate(topology.level_ns()):
             self.m.level_ns[i] = ns
+        self.m.row_ns = topology.row_ns
+        self.m.nr_idle = len(topology.idle_states)
+        for i, (exit_us, residency_us) in enumerate(topology.idle_states):
+            self.m.idle_exit_ns[i] = exit_us * 1000
+            self.m.idle_residency_ns[i] = residency_us * 1000
         record = np.zeros(1, STRUCTS["Costs"])
         for i, name in enumerate(WORK):
             record["work_ps"][0, i] = round(costs[f"work.{name}"].ns * 1000)

@@ -22,7 +22,7 @@ from fastmlock.machine.sched cimport need_resched, resched_at, sched_sleep
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport (ACC_I_MMAP_READ_SPIN, ACC_LOCK_LINE, ACC_RWSEM_READ_SPIN, ACC_SWITCH,
                                       PH_RW_BLOCK, PH_RW_HANDOFF, PH_RW_OSQ, PH_RW_SECTION, PH_RW_SPIN,
-                                      TASK_RUNNING, WAIT, WRITE_HELD, Cpu, Mach, RwSem, TaskRec)
+                                      PH_RW_UNDO, TASK_RUNNING, WAIT, WRITE_HELD, Cpu, Mach, RwSem, SpinLock, TaskRec)
 from fastmlock.machine.waitlist cimport wait_add, wait_del
 from fastmlock.state.types cimport LK_I_MMAP
 
@@ -99,14 +99,14 @@ cdef void write_dropped(Mach *m, TaskRec *r) noexcept nogil:
 
 # ---- sections under the wait_lock ------------------------------------------------------------------
 cdef int64_t section_begin(Mach *m, RwSem *sem, int cpu, int task, int section, int64_t t_ns) noexcept nogil:
-    """Takes the wait_lock, at once or by and by, and runs the section."""
+    """Takes the wait_lock; the section runs at the moment at which it has it, others having gone on until then."""
     cdef TaskRec *r = &m.tasks[task]
     r.section = section
+    r.phase = PH_RW_SECTION
     t_ns = queued_spin_lock(m, &sem.wait_lock, &sem.line, cpu, t_ns)
-    if t_ns == WAIT:
-        r.phase = PH_RW_SECTION
-        return WAIT
-    return section_run(m, sem, cpu, task, t_ns)
+    if t_ns != WAIT:
+        cpu_at(m, cpu, t_ns)
+    return WAIT
 
 
 cdef inline int64_t section_end(Mach *m, RwSem *sem, int cpu, int64_t t_ns) noexcept nogil:
@@ -211,7 +211,7 @@ cdef int64_t write_queue(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) n
     if sem.head == task + 1:
         sem.count |= FLAG_WAITERS
         t_ns += m.costs.atomic_ns
-    elif not sem.count & WRITER_LOCKED:
+    elif not sem.count & WRITER_LOCKED and (sem.count & LOCK_MASK or not m.traits.rwsem_xadd):
         first = mark_wake(m, sem, WAKE_READERS if sem.count & LOCK_MASK else WAKE_ANY, &t_ns)
         if first:
             t_ns = wake_up_q(m, first, cpu, section_end(m, sem, cpu, t_ns))
@@ -442,6 +442,15 @@ cdef int64_t down_read_trylock(Mach *m, int cpu, int task, int64_t t_ns) noexcep
     return t_ns
 
 
+cdef int64_t wake(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) noexcept nogil:
+    """rwsem_wake(). Before 5.2 it leaves that to the spinners, if there are any, rather than wait for the wait_lock."""
+    cdef SpinLock *lock = &sem.wait_lock
+    account(m, cpu, t_ns, ACC_LOCK_LINE)
+    if m.traits.rwsem_xadd and sem.osq_tail and (lock.locked or lock.pending or lock.tail):
+        return t_ns
+    return section_begin(m, sem, cpu, task, S_WAKE, t_ns)
+
+
 cdef int64_t up_read(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
     """up_read(): the last reader out wakes the front of the queue."""
     cdef TaskRec *r = &m.tasks[task]
@@ -453,8 +462,7 @@ cdef int64_t up_read(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
         if sem.count & FLAG_WAITERS:
             clear_nonspinnable(sem)
             rwsem_kick(m, sem, t_ns)
-            account(m, cpu, t_ns, ACC_LOCK_LINE)
-            return section_begin(m, sem, cpu, task, S_WAKE, t_ns)
+            return wake(m, sem, cpu, task, t_ns)
         rwsem_kick(m, sem, t_ns)
     return t_ns
 
@@ -464,12 +472,23 @@ cdef int64_t down_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
     cdef TaskRec *r = &m.tasks[task]
     cdef RwSem *sem = sem_of(m, r)
     t_ns = sem_rmw(m, sem, cpu, t_ns)
-    if sem.count == 0:
-        sem.count = WRITER_LOCKED
+    if not sem.count & (LOCK_MASK if m.traits.rwsem_xadd else ~<int64_t> 0):
+        sem.count |= WRITER_LOCKED
         return write_acquired(m, sem, cpu, task, t_ns)
     r.contended = 1
     account(m, cpu, t_ns, ACC_LOCK_LINE)
     t_ns += m.costs.rwsem_slow_ns
+    if m.traits.rwsem_xadd:
+        sem.count += READER_BIAS                # active to all others until it has undone that
+        r.phase = PH_RW_UNDO
+        cpu_at(m, cpu, t_ns)
+        return WAIT
+    return down_write_slow(m, sem, cpu, task, t_ns)
+
+
+cdef int64_t down_write_slow(Mach *m, RwSem *sem, int cpu, int task, int64_t t_ns) noexcept nogil:
+    """rwsem_down_write_slowpath()"""
+    cdef TaskRec *r = &m.tasks[task]
     if can_spin_on_owner(m, sem, cpu, NONSPINNABLE, t_ns):
         r.saw_nonspinnable = sem.owner_flags & READER_NONSPINNABLE
         return osq_lock(m, sem, cpu, task, t_ns)
@@ -487,9 +506,8 @@ cdef int64_t up_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
     sem.owner_flags = 0
     sem.count -= WRITER_LOCKED
     rwsem_kick(m, sem, t_ns)
-    if sem.count & FLAG_WAITERS:
-        account(m, cpu, t_ns, ACC_LOCK_LINE)
-        return section_begin(m, sem, cpu, task, S_WAKE, t_ns)
+    if sem.count & FLAG_WAITERS and not (m.traits.rwsem_xadd and sem.count & LOCK_MASK):
+        return wake(m, sem, cpu, task, t_ns)
     return t_ns
 
 
@@ -522,12 +540,19 @@ cdef int64_t rwsem_event(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogi
         return osq_leave(m, sem, cpu, task, t_ns)
     if r.phase == PH_RW_HANDOFF:
         return handoff_spin(m, sem, cpu, task, t_ns)
+    if r.phase == PH_RW_UNDO:
+        t_ns = sem_rmw(m, sem, cpu, t_ns)
+        sem.count -= READER_BIAS
+        rwsem_kick(m, sem, t_ns)
+        return down_write_slow(m, sem, cpu, task, t_ns)
     # PH_RW_BLOCK
     if r.granted:
         t_ns = max(t_ns, r.ready_ns)
         account(m, cpu, t_ns, spin_state(r))
         return acquired(m, sem, cpu, task, t_ns)
     if r.woken and r.wait_write:
-        return section_begin(m, sem, cpu, task, S_WRITE_TRY, t_ns)
+        if not (m.traits.rwsem_xadd and sem.count & LOCK_MASK):
+            return section_begin(m, sem, cpu, task, S_WRITE_TRY, t_ns)
+        r.woken = 0                             # looks before it takes the wait_lock, and sleeps on
     sched_sleep(m, cpu, t_ns, spin_state(r) + 1)
     return WAIT

@@ -3,6 +3,7 @@ from fastmlock.machine.types cimport Cpu, Mach, TaskRec
 
 cdef void sched_start(Mach *m, int task, int64_t at_ns) noexcept nogil
 cdef void sched_pick(Mach *m, int cpu, int64_t t_ns) noexcept nogil
+cdef int64_t sched_tick(Mach *m, int cpu, int64_t t_ns) noexcept nogil
 cdef void sched_out(Mach *m, int cpu, int64_t t_ns, int idle_state) noexcept nogil
 cdef void sched_sleep(Mach *m, int cpu, int64_t t_ns, int idle_state) noexcept nogil
 cdef void sched_yield(Mach *m, int cpu, int64_t t_ns) noexcept nogil

@@ -6,9 +6,10 @@ task ready. A woken task shortens the running one's slice to the wake-up granula
 run has no event; a wake-up gives it one after the wake-up latency (interrupt, leaving idle, switching).
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
-from fastmlock.machine.core cimport account, cpu_at, cpu_before, cpu_park, cpu_parked
-from fastmlock.machine.rwsem cimport rwsem_kick
-from fastmlock.machine.types cimport (ACC_IDLE, ACC_SWITCH, PH_DELAY, PH_RW_HANDOFF, PH_RW_OSQ, PH_RW_SPIN,
+from fastmlock.machine.core cimport account, cpu_at, cpu_before, cpu_next, cpu_park, cpu_parked
+from fastmlock.machine.cpuidle cimport idle_enter, idle_exit, next_tick
+from fastmlock.machine.rwsem cimport rwsem_kick, spin_state
+from fastmlock.machine.types cimport (ACC_IDLE, ACC_SWITCH, ACC_WORK, PH_DELAY, PH_RW_BLOCK, PH_RW_HANDOFF, PH_RW_OSQ, PH_RW_SPIN,
                                       TASK_RUNNABLE, TASK_RUNNING, TASK_UNINTERRUPTIBLE, Cpu, Mach,
                                       TaskRec)
 
@@ -86,18 +87,38 @@ cdef void sched_pick(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     task = dequeue_ready(m, cpu, t_ns)
     if task < 0:
         p.park_state = p.idle_state
+        if not p.asleep:
+            idle_enter(m, cpu, t_ns)
         ready_ns = first_ready(m, cpu)
         if ready_ns == INT64_MAX:
             cpu_park(m, cpu)
         else:
             cpu_at(m, cpu, ready_ns)
         return
+    if p.asleep:
+        idle_exit(m, cpu, t_ns)
+    p.tick_ns = next_tick(m, t_ns)
     p.curr = task + 1
     p.picked_ns = t_ns
     p.slice_end_ns = t_ns + m.costs.slice_ns
     m.tasks[task].state = TASK_RUNNING
     if m.tasks[task].phase == PH_DELAY:
         m.tasks[task].delay_end_ns += t_ns
+
+
+cdef int64_t sched_tick(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """The timer interrupts of a stretch of plain work, or one for all that came due in a kernel path or with interrupts
+    off; returns when the task goes on."""
+    cdef TaskRec *r = &m.tasks[m.cpus[cpu].curr - 1]
+    cdef int64_t work_ns = m.costs.tick_work_ns
+    if r.phase == PH_DELAY:
+        account(m, cpu, t_ns, ACC_WORK)
+        work_ns *= (t_ns - m.cpus[cpu].tick_ns) / m.costs.tick_ns + 1
+        r.delay_end_ns += work_ns
+    m.cpus[cpu].tick_ns = next_tick(m, t_ns)
+    t_ns += work_ns
+    account(m, cpu, t_ns, ACC_SWITCH)
+    return t_ns
 
 
 cdef void sched_out(Mach *m, int cpu, int64_t t_ns, int idle_state) noexcept nogil:
@@ -140,24 +161,35 @@ cdef void sched_yield(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
 cdef int64_t wake_up(Mach *m, int task, int64_t t_ns) noexcept nogil:
     """try_to_wake_up() by a cpu at `t_ns`; returns when the waker goes on.
 
-    A task that is not asleep yet only learns that it must not go to sleep.
+    A task that is not asleep by then only learns that it must not go to sleep.
     """
     cdef TaskRec *r = &m.tasks[task]
     cdef Cpu *p = &m.cpus[r.cpu]
     cdef int phase
+    cdef int64_t latency_ns
+    if r.phase == PH_RW_BLOCK and r.state == TASK_RUNNING and cpu_next(m, r.cpu) < t_ns:
+        sched_sleep(m, r.cpu, cpu_next(m, r.cpu), spin_state(r) + 1)
     r.woken = 1
     if r.state != TASK_UNINTERRUPTIBLE:
         return t_ns
+    if m.traits.wake_off_cpu and p.curr == 0 and cpu_next(m, r.cpu) == r.sleep_ns + m.costs.switch_ns:
+        t_ns = max(t_ns, cpu_next(m, r.cpu))
     r.state = TASK_RUNNABLE
     r.ready_ns = t_ns
     r.slept_ns += t_ns - r.sleep_ns
     enqueue(m, task)
     if p.curr == 0:
         if p.park_state != ACC_SWITCH:          # idle, or idle until somebody is ready
+            latency_ns = m.costs.wake_latency_ns
             if cpu_parked(m, r.cpu):
                 account(m, r.cpu, t_ns, p.park_state)
                 p.park_state = ACC_SWITCH
-            cpu_before(m, r.cpu, t_ns + m.costs.wake_latency_ns)
+            if p.asleep:
+                latency_ns += idle_exit(m, r.cpu, t_ns)
+            cpu_before(m, r.cpu, t_ns + latency_ns)
+        elif cpu_next(m, r.cpu) <= t_ns:        # idle by then
+            idle_enter(m, r.cpu, cpu_next(m, r.cpu))
+            r.ready_ns = t_ns + m.costs.wake_latency_ns + idle_exit(m, r.cpu, t_ns)
     else:
         if p.picked_ns + m.costs.wake_granularity_ns < p.slice_end_ns:
             p.slice_end_ns = p.picked_ns + m.costs.wake_granularity_ns

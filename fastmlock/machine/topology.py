@@ -9,11 +9,14 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 MAX_CPUS = 4094         # a CPU number must fit into a line word (types.pxd)
+MAX_IDLE_STATES = 8
 
 # where each level's bits begin in a CPU's position; types.pxd has NODE_FIELD
 _CORE, _CLUSTER, _NODE, _SOCKET = 4, 12, 20, 24
@@ -53,9 +56,12 @@ class Topology:
     node_transfer_ns: int = 50          #: inside a node
     socket_ns: int = 0                  #: to another node of the socket; 0: as inside the node
     remote_ns: int = 120                #: to another socket
+    row_ns: int = 0                     #: the next line of a row, when others are under way; 0: like any other
     memory_ns: int = 90                 #: from this node's memory
     memory_remote_ns: int = 150         #: from another node's memory
     cache_lines: int = 16384            #: of a CPU's own cache, 64 bytes each; 0: it keeps every line
+    #: idle states from shallow to deep: (us to leave it, us for which it is worth entering); none: as if all shallow
+    idle_states: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.cpus < 1:
@@ -121,15 +127,30 @@ class Topology:
         unknown = sorted(set(table) - set(cls.__dataclass_fields__))
         if unknown:
             raise TopologyError(f"{where}: unknown: {', '.join(unknown)}")
+        idle_states = cls._idle_states(table.pop("idle_states", []), where)
         for key, value in table.items():
             if not isinstance(value, str if key in ("name", "source") else int) or isinstance(value, bool):
                 raise TopologyError(f"{where}: {key} = {value!r} is of the wrong type")
-        return cls(**table)
+        return cls(**table, idle_states=idle_states)
+
+    @staticmethod
+    def _idle_states(value: object, where: str) -> tuple[tuple[int, int], ...]:
+        """Raises TopologyError unless it is a list of pairs of whole us, each deeper than the one before."""
+        states = []
+        for state in value if isinstance(value, list) else [None]:
+            if not isinstance(state, list) or len(state) != 2 or any(type(us) is not int or us < 0 for us in state):
+                raise TopologyError(f"{where}: idle_states: pairs [us to leave, us worth entering] are needed")
+            states.append((state[0], state[1]))
+        if len(states) > MAX_IDLE_STATES:
+            raise TopologyError(f"{where}: {len(states)} idle_states: up to {MAX_IDLE_STATES} are possible")
+        if any(a[0] > b[0] or a[1] >= b[1] for a, b in pairwise(states)):
+            raise TopologyError(f"{where}: idle_states must go from shallow to deep")
+        return tuple(states)
 
     @classmethod
     def ideal(cls, cpus: int) -> Topology:
         """A machine without distances: every transfer takes no time. For comparison with closed forms."""
-        zero = {field: 0 for field in cls.__dataclass_fields__ if field.endswith("_ns")}
+        zero: dict[str, Any] = {field: 0 for field in cls.__dataclass_fields__ if field.endswith("_ns")}
         return cls(name="ideal", source="definition", cpus=cpus, nodes=1, cores_per_node=cpus,
                    cores_per_cluster=min(cpus, 256), cache_lines=0, **zero)
 

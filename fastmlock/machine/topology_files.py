@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,17 @@ def from_sysfs(root: str | Path = "/sys") -> Topology:
         )
     if not cpus:
         raise TopologyError(f"{base}: no CPUs are described there")
-    return _shape(cpus, str(base))
+    return replace(_shape(cpus, str(base)), idle_states=_cpuidle(base / "cpu/cpu0/cpuidle"))
+
+
+def _cpuidle(path: Path) -> tuple[tuple[int, int], ...]:
+    """The idle states that the kernel knows, without the one that polls: (us to leave, us worth entering)."""
+    states: list[tuple[int, int]] = []
+    for state in sorted(path.glob("state[0-9]*"), key=lambda state: int(state.name[5:])):
+        exit_us, worth_us = (int((state / name).read_text()) for name in ("latency", "residency"))
+        if exit_us and (not states or (exit_us >= states[-1][0] and worth_us > states[-1][1])):
+            states.append((exit_us, worth_us))
+    return tuple(states)
 
 
 def _cpulist(text: str) -> list[int]:

@@ -11,6 +11,8 @@ cdef enum:
     PAGE_QUEUES = 256       # hashed wait queues of the page lock
     WRITE_HELD = 6          # rwsems a task may hold for writing at once
     MAX_REPORTS = 1024
+    MAX_IDLE = 8            # idle states of a cpu
+    SLEEPS = 8              # idle times that the idle governor remembers
     NODE_FIELD = 1 << 20    # first bit of a cpu's position that belongs to its node
 
 # what a time of "never" and an answer of "waiting" look like
@@ -58,13 +60,14 @@ cdef enum Phase:
     PH_SPIN = 2                 # a spinlock was granted
     PH_DELAY = 3                # plain work, may be preempted
     PH_RW_REVOKE = 4            # a writer waits until readers that took no count have left
-    PH_RW_SECTION = 5           # the rwsem's wait_lock was granted
-    PH_RW_BLOCK = 6             # about to sleep on a rwsem, or woken from it
-    PH_RW_OSQ = 7               # queued behind another spinner
-    PH_RW_SPIN = 8              # the one that spins on the rwsem
-    PH_RW_HANDOFF = 9           # first waiter with handoff, spins on the owner
-    PH_PAGE_SECTION = 10        # the wait queue's lock was granted
-    PH_PAGE_BLOCK = 11          # about to sleep on a page, or woken from it
+    PH_RW_UNDO = 5              # a writer takes its bias back (before 5.2)
+    PH_RW_SECTION = 6           # the rwsem's wait_lock was granted
+    PH_RW_BLOCK = 7             # about to sleep on a rwsem, or woken from it
+    PH_RW_OSQ = 8               # queued behind another spinner
+    PH_RW_SPIN = 9              # the one that spins on the rwsem
+    PH_RW_HANDOFF = 10          # first waiter with handoff, spins on the owner
+    PH_PAGE_SECTION = 11        # the wait queue's lock was granted
+    PH_PAGE_BLOCK = 12          # about to sleep on a page, or woken from it
 
 cdef struct Cpu:
     int64_t acct_ns             # charged up to here
@@ -79,6 +82,14 @@ cdef struct Cpu:
     int64_t epochs[16]          # when it had brought in each 16th of its cache's lines
     int64_t last_page           # the page it touched last
     int64_t local_ns            # CNA: since when its lock has stayed on its node
+    int64_t tick_ns             # when its next timer tick is due
+    int64_t idle_ns             # since when it has had nothing to run
+    int64_t idle_mean_ns        # running mean of its idle times
+    int32_t slept_us[8]         # its last idle times
+    int32_t slept_at            # the oldest of them
+    int32_t asleep              # in an idle state
+    int32_t idle_depth          # which
+    int32_t ticking             # its tick goes on although it is idle
     int32_t epoch
     int32_t fills               # lines brought in since the last epoch began
     int32_t curr                # task + 1
@@ -103,7 +114,8 @@ cdef struct TaskRec:
     int32_t wait_write
     int32_t waiting             # 1 from request to grant
     int32_t contended
-    int32_t spin_depth
+    int16_t spin_depth
+    int16_t irqs_off            # spinlocks held with interrupts off
     int32_t rq_next
     int64_t wait_ns             # when it asked for what it waits for
     int64_t delay_end_ns        # end of a delay; what is left of it while switched out
@@ -204,6 +216,8 @@ cdef struct Costs:
     int64_t wake_latency_ns
     int64_t slice_ns
     int64_t wake_granularity_ns
+    int64_t tick_ns             # 0: no ticks
+    int64_t tick_work_ns
     int64_t spin_loop_ns
     int64_t rwsem_slow_ns
     int64_t rwsem_queue_ns
@@ -244,6 +258,8 @@ cdef struct LockTraits:
     int32_t rwsem_wake_readers      # readers granted by one wake
     int32_t rwsem_spin_readers      # writers that spin also wait a while for readers (not before 5.3)
     int32_t rwsem_wake_skip         # a wake of readers passes over writers between them (not before 5.3)
+    int32_t rwsem_xadd              # writers add their bias before they look (before 5.2)
+    int32_t wake_off_cpu            # a waker waits until the sleeper is off its cpu (before 5.8)
     int32_t rwsem_bias              # RwBias: readers that take no count
     int32_t i_mmap_split            # one i_mmap_rwsem per node: writers take theirs, readers all
     int32_t spin_kind               # SpinKind
@@ -284,5 +300,9 @@ cdef struct Mach:
     int32_t *memory_ns          # [node][node] memory
     int32_t epoch_lines         # a 16th of a cpu's cache, in lines
     int32_t level_ns[32]        # line transfer inside a node, by length of the difference of positions
+    int64_t row_ns              # the next of a row of lines that another cpu has; 0: as any line
+    int32_t nr_idle             # idle states, shallow to deep
+    int64_t idle_exit_ns[8]
+    int64_t idle_residency_ns[8]
     Costs costs
     LockTraits traits

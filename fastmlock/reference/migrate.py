@@ -3,7 +3,7 @@ real machine; here it moves every page that can be isolated."""
 from __future__ import annotations
 
 from . import rmap, swap
-from .state import Kernel, Page
+from .state import FIRST_FRAME, Kernel, Page
 
 
 def migrate_page(k: Kernel, page: Page) -> bool:
@@ -51,10 +51,10 @@ def _move_to_new_page(k: Kernel, page: Page) -> Page:
 
 
 def compact(k: Kernel) -> None:
-    """Drain everywhere, then try each page once, in frame order."""
+    """Drain everywhere, then try what each frame holds when its turn comes, in their order."""
     swap.lru_add_drain_all(k)
-    for page in list(k.pages.values()):
-        if page.pfn in k.pages:
-            migrate_page(k, page)
+    for pfn in range(FIRST_FRAME, k.next_pfn):
+        if pfn in k.pages:
+            migrate_page(k, k.pages[pfn])
 
 

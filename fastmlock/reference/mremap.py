@@ -8,6 +8,8 @@ from .brk import vm_start_gap
 from .state import VM_DONTEXPAND, VM_LOCKED, VM_LOCKED_MASK, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, Kernel, Mm, Task, Vma
 
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+WRAP = 1 << 52
+"""Pages that 64 bits can count in bytes: sums of addresses and lengths start again there."""
 LAST_PAGE = (1 << 35) - 1
 """One behind the last page that a process may map."""
 
@@ -20,8 +22,6 @@ def do_mremap(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
     if flags & MREMAP_DONTUNMAP and (not flags & MREMAP_MAYMOVE or old != new):
         return -1, EINVAL
     if not new:
-        return -1, EINVAL
-    if k.traits.mremap_checks_first and addr + old > LAST_PAGE:
         return -1, EINVAL
     if k.traits.mremap_looks_first and mm.lookup(addr) is None:
         return (EFAULT, 0) if k.traits.mremap_positive_efault else (-1, EFAULT)
@@ -71,7 +71,7 @@ def mremap_to(k: Kernel, task: Task, addr: int, old: int, new: int, flags: int, 
         if vma is None:
             return -1, err
     if flags & MREMAP_FIXED:
-        if addr < new_addr + new and new_addr < addr + old <= LAST_PAGE:
+        if addr < new_addr + new and new_addr < (addr + old) % WRAP:
             return -1, EINVAL
         if len(mm.vmas) + 2 >= k.max_map_count - 3:
             return -1, ENOMEM

@@ -29,6 +29,8 @@ LIST_LINKAGE = -1      # what lru_word holds when it is list pointers or belongs
 EVENTS = ("culled", "scanned", "rescued", "mlocked", "munlocked", "cleared", "stranded")
 LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
 
+FIRST_FRAME = 0x1000
+
 
 @dataclass(eq=False, slots=True)
 class Page:
@@ -275,7 +277,7 @@ class Kernel:
     cpus: list[Batches]
     cpu: int = 0
     pages: dict[int, Page] = field(default_factory=dict)
-    next_pfn: int = 0x1000
+    next_pfn: int = FIRST_FRAME
     nr_mlock: int = 0
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lists: dict[str, dict[Page, None]] = field(default_factory=lambda: {name: {} for name in LISTS})   # tail first

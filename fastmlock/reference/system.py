@@ -233,6 +233,8 @@ class ReferenceSystem:
             return -1, EINVAL
         start = addr >> PAGE_SHIFT
         end = start + _pages_up(length)
+        if end >= 1 << 52:                      # in bytes it has wrapped
+            return -1, ENOMEM
         covered = start
         for vma in [v for v in task.mm.vmas if v.start < end and v.end > start]:
             if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
@@ -490,7 +492,7 @@ class ReferenceSystem:
         if not 1 <= what <= 4:
             return -1, EINVAL
         if what & 1:
-            vmscan.drop_pagecache(k, self._files)
+            vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
         return OK
 
     def sysctl(self, path: str, value: str) -> tuple[int, int]:

@@ -137,7 +137,7 @@ cdef enum Work:
     WK_LEVEL = 3            # page-table levels descended
     WK_RMAP_VMA = 4         # VMAs visited by an rmap walk
     WK_ATOMIC = 5           # atomic operations on lines that are already here
-    WK_LIST = 6             # list insertions and removals
+    WK_LIST = 6             # list insertions and removals, with the counters of it
     WK_PVEC = 7             # entries put into or taken out of a batch
     WK_ALLOC = 8            # pages allocated and zeroed
     WK_COPY = 9             # pages copied

@@ -94,7 +94,7 @@ def point(quick: bool) -> Point:
     rows, checks = [], []
     rates, queued = {}, {}
     for n in CPUS[:5] if quick else CPUS:
-        rates[n] = simulate(n, 1, 100_000 if quick else 400_000)
+        rates[n] = simulate(n, 1, 100_000 if quick else 2_000_000)
         rows += [
             Comparison(
                 what=f"{n} CPUs: published chain",
