@@ -16,8 +16,8 @@ def page_alloc_cpu_dead(k: Kernel, cpu: int) -> None:
 
 
 def offline_pages(k: Kernel, first: int, pages: int) -> bool:
-    """The frames leave the machine; what is in them, locked or not, moves away. From 5.13 no batch holds a page meanwhile.
-    -> whether all could; else none has left"""
+    """The frames leave the machine; what is in them, locked or not, moves away. From 5.13 no batch holds a page
+    meanwhile. -> whether all could; else none has left"""
     frames = set(range(first, first + pages))
     k.lru_disabled = k.traits.lru_cache_disable
     _isolate_free(k, frames)

@@ -7,7 +7,23 @@ from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 from ..scenario import memcg
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
-from . import brk, filemap, gup, hotplug, madvise, memory, migrate, mlock, mmap, mremap, shmem, swap, swapfile, truncate, vmscan
+from . import (
+    brk,
+    filemap,
+    gup,
+    hotplug,
+    madvise,
+    memory,
+    migrate,
+    mlock,
+    mmap,
+    mremap,
+    shmem,
+    swap,
+    swapfile,
+    truncate,
+    vmscan,
+)
 from .state import (
     VM_GROWSDOWN,
     VM_LOCKED,

@@ -45,8 +45,8 @@ def shrink_page(k: Kernel, page: Page, *, ask: bool = False, far: bool = False) 
 
 
 def page_check_references(k: Kernel, page: Page) -> bool:
-    """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped, which
-    marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it active."""
+    """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped,
+    which marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it active."""
     young, locked = rmap.page_referenced(k, page) if page.mapcount else (0, False)
     referenced, page.referenced = page.referenced, False
     if locked:
@@ -67,8 +67,8 @@ def _activate_locked(k: Kernel, page: Page) -> bool:
 
 
 def _remove_mapping(k: Kernel, page: Page, *, remembered: bool) -> None:
-    """Out of the swap cache or the page cache. A page that comes back soon will be active: what one process paged out is
-    taken to come back soon, what went with all else of its cgroup is not."""
+    """Out of the swap cache or the page cache. A page that comes back soon will be active: what one process paged out
+    is taken to come back soon, what went with all else of its cgroup is not."""
     if page.swap is not None:
         page.swap.shadow = remembered
         swapfile.delete_from_swap_cache(k, page)

@@ -46,6 +46,7 @@ OUTPUT, OUTPUT_BYTES = 0x613940, 1 << 22
 FILES, FILE_BYTES = 0xA13BC0, 0x8090
 PROCESSES, PROCESS_BYTES = 0xA54040, 1552
 TLS_PAGE = HEAP + 1
+SOCKETS = (0xA74, 0xA75)        # sv[][] and what lies beside it
 START_UP = (*range(0x4CC, 0x4CF), *range(BIG // PAGE_SIZE, (OUTPUT + OUTPUT_BYTES) // PAGE_SIZE + 1), 0xA6F, 0xA70,
             0xA74, 0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE)
 AT_FORK = (0x4CC, 0xA70)                # written by the parent before it divides
@@ -186,6 +187,11 @@ class Image:
         """A worker receives a command: it writes its command block, its thread's data and its stack."""
         for page in (COMMAND_PAGE, TLS_PAGE, self.stack.frame[1]):
             self._write(pid, page)
+
+    def wait(self, pid: int) -> None:
+        """A worker has answered and waits for the next command: it looks up its socket."""
+        for page in SOCKETS:
+            self._read(pid, page)
 
     def touch(self, pid: int) -> None:
         """Before it touches memory a worker saves where to go on after a signal."""

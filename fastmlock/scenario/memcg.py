@@ -1,8 +1,8 @@
 """The memory cgroup that the recordings were made in: what writing its files asks for.
 
-How much a cgroup holds beside what can be reclaimed (page tables, stacks, inodes) no model knows. So a limit is understood
-that is surely below that, and a request that surely goes beyond what there is; recordings on 6.1 show 2M to take all, and
-8M to take nothing from some hundred pages.
+How much a cgroup holds beside what can be reclaimed (page tables, stacks, inodes) no model knows. So a limit is
+understood that is surely below that, and a request that surely goes beyond what there is; recordings on 6.1 show 2M to
+take all, and 8M to take nothing from some hundred pages.
 """
 from __future__ import annotations
 

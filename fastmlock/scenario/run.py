@@ -159,10 +159,17 @@ class Runner:
                 self._receives(self.processes[number])
                 self._gone(self.processes[number])
             return Reply()
-        replies = [self._in_process(command, number) for number in command.procs]
+        replies = [self._reply(command, number) for number in command.procs]
         return next((reply for reply in reversed(replies) if reply.ret == -1), replies[0])
 
     # ---- processes
+
+    def _reply(self, command: c.ProcessCommand, number: int) -> Reply:
+        reply = self._in_process(command, number)
+        process = self.processes[number]
+        if self.image and process.pid is not None and self._alive(process):
+            self.image.wait(process.pid)
+        return reply
 
     def _in_process(self, command: c.ProcessCommand, number: int) -> Reply:
         process = self.processes[number]
