@@ -101,7 +101,7 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t page
     cdef int lru = <int>f.b & ~SCAN_FAR
     if f.pc == 0:
-        if not f.c or not lv.tail[lru]:
+        if not f.c:
             return ret(t, f.d)
         return call(w, t, f, SL_DRAINED, F_DRAIN, t.cpu)
     if f.pc == SL_DRAINED:
@@ -132,6 +132,8 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
     while True:
         if f.pc == SL_RELEASED:
             t.gather = 0
+            if not lv.tail[lru]:
+                return ret(t, f.d)
             f.pc = 0
             return REQ_RESCHED
         if f.pc == SL_PAGE:

@@ -45,8 +45,9 @@ def shrink_page(k: Kernel, page: Page, *, ask: bool = False, far: bool = False) 
 
 
 def page_check_references(k: Kernel, page: Page) -> bool:
-    """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped,
-    which marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it active."""
+    """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped, which
+    marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it
+    active."""
     young, locked = rmap.page_referenced(k, page) if page.mapcount else (0, False)
     referenced, page.referenced = page.referenced, False
     if locked:
@@ -95,7 +96,7 @@ def shrink_list(k: Kernel, name: str, pages: int, far: bool) -> int:
     list lose their young bits and PG_active; those of an inactive one are reclaimed if they can be. What is left goes
     back: unevictable pages through the lru_add batch, the others at once. -> pages freed"""
     freed = 0
-    while pages and k.lists[name]:
+    while pages:
         swap.lru_add_drain(k)
         taken = list(k.lists[name])[:min(pages, SWAP_CLUSTER_MAX)]
         if not taken:
@@ -119,6 +120,8 @@ def shrink_list(k: Kernel, name: str, pages: int, far: bool) -> int:
                 swap.putback_lru_page(k, page)
         swap.release_pages(k, gone)
         freed += len(gone)
+        if not k.lists[name]:
+            break
     return freed
 
 
