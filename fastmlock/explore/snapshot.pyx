@@ -35,7 +35,7 @@ cdef inline void pools(World *w, Pool *p) noexcept nogil:
 
 cdef inline int64_t head_bytes(World *w) noexcept nogil:
     """Of the world's own record, up to the log of touched lines."""
-    return <char *>&w.nr_touch - <char *>w
+    return <char *>&w.spent_ps - <char *>w
 
 
 cdef struct Cursor:
@@ -170,7 +170,7 @@ cdef uint64_t state_hash(Race *r) noexcept nogil:
     h = hash_counters(h, w)
     # the pools' marks and free lists, and whatever of the world's own record lies behind the counts of what happened
     h = hash_words(h, &w.pages_cap, <char *>&w.rmap_walks - <char *>&w.pages_cap)
-    h = hash_words(h, &w.munlocks + 1, <char *>&w.work[0] - <char *>(&w.munlocks + 1))
+    h = hash_words(h, &w.munlocks + 1, <char *>&w.work_ps[0] - <char *>(&w.munlocks + 1))
     for i in range(r.n):
         party = &r.party[i]
         t = &w.tasks[party.task]

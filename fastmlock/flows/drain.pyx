@@ -135,6 +135,7 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t *list = list_pages(w, f.a)
     cdef int cpu = releasing_cpu(t, f.a)
     cdef uint32_t page
+    cdef int i
     if f.pc == RL_DONE:
         return ret(t, 0)
     if f.pc == RL_LOCK:
@@ -145,19 +146,22 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
         take_off_lru(w, cpu, list[f.i])
         chain_freed(w, cpu, f, list[f.i])
         f.i += 1
-    while f.i < f.b:
-        page = list[f.i]
+    i = f.i
+    while i < f.b:
+        page = list[i]
         if page and not test(w, page, PG_reserved) and put_page_testzero(w, page):
             if test(w, page, PG_lru):
                 if lru_lock_of(w, page) != <uint32_t>f.j:
+                    f.i = i
                     if f.j:
                         return ask(t, f, RL_LOCK, REQ_SPIN_UNLOCK, LK_LRU, f.j)
                     f.pc = RL_LOCK
                     return REQ_NONE
                 take_off_lru(w, cpu, page)
             chain_freed(w, cpu, f, page)
-        f.i += 1
-        if f.i & 511 == 0:              # let the time of 512 pages pass
+        i += 1
+        if i & 511 == 0:                # let the time of 512 pages pass
+            f.i = i
             if f.j:
                 page = f.j
                 f.j = 0

@@ -5,8 +5,6 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.mm.page cimport work
-from fastmlock.state.debug cimport CHECKS
 from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, hotplug, mlock, mlock_calls, mmap, munlock, oom,
                               protect, reclaim, remap, scan, shm, swapin, synthetic, unmap)
 
@@ -59,24 +57,12 @@ cdef void flow_start(World *w, int task, int fn, int64_t a, int64_t b, int64_t c
     f.d = d
 
 
+cdef flow_fn *flow_table() noexcept nogil:
+    return TABLE
+
+
 cdef int flow_step(World *w, int task) noexcept nogil:
-    cdef Task *t = &w.tasks[task]
-    cdef Frame *f
-    cdef int req
-    while t.depth >= 0:
-        f = &t.stack[t.depth]
-        work(w, WK_STEP, 1)
-        req = TABLE[f.fn](w, t, f)
-        if CHECKS and w.error:
-            req = REQ_ERROR
-        if req != REQ_NONE:
-            t.req = req
-            return req
-        if w.error:
-            t.req = REQ_ERROR
-            return REQ_ERROR
-    t.req = REQ_DONE
-    return REQ_DONE
+    return step_with(TABLE, w, &w.tasks[task])
 
 
 cdef int run_untimed(World *w, int task) noexcept nogil:
@@ -84,7 +70,7 @@ cdef int run_untimed(World *w, int task) noexcept nogil:
     cdef uint32_t *flags
     cdef int req
     while True:
-        req = flow_step(w, task)
+        req = step_with(TABLE, w, t)
         if req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
             flags = &w.pages[t.req_obj].flags
             if flags[0] & PG_locked:

@@ -55,7 +55,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, ZP_ENTRY, REQ_SPIN_LOCK, LK_PTL, f.i)
         if f.pc == ZP_ENTRY:
             base = w.leaves[f.i].vpn
-            end = <int>min(f.c - base, 512)
+            end = <int>min(f.c - base, <int64_t>512)
             entry = next_pte(w, f.i, <int>(f.b - base), end)
             f.b = base + entry
             if entry >= end or f.k & GATHER_FULL:

@@ -1,6 +1,7 @@
-# The event core: one next event per cpu in a tournament tree, cache lines, and the charging of time.
+# The event core: the next event of each cpu, cache lines, and the charging of time.
 # All of it is inline, so that each lock's file compiles it in.
 from libc.stdint cimport INT64_MAX, int16_t, int32_t, int64_t, uint32_t, uint64_t
+from fastmlock.machine.queue cimport queue_key, queue_remove, queue_set
 from fastmlock.machine.types cimport (ACC_WORK, CPU_BITS, CPU_MASK, NODE_FIELD, NR_ACCOUNTS, Cpu, Line,
                                       LockStat, Mach, TaskRec)
 
@@ -8,41 +9,31 @@ cdef extern from *:
     int __builtin_clz(unsigned int x) nogil
 
 
-# ---- the tournament tree ---------------------------------------------------------------------------
-cdef inline void tree_set(int64_t *tree, int leaf, int64_t key) noexcept nogil:
-    """Gives a leaf a new key and replays its matches up to the root."""
-    tree[leaf] = key
-    while leaf > 1:
-        if tree[leaf ^ 1] < key:
-            key = tree[leaf ^ 1]
-        leaf >>= 1
-        tree[leaf] = key
-
-
+# ---- the next event of each cpu --------------------------------------------------------------------
 cdef inline void cpu_at(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     """The next event of `cpu` is at `t_ns`. Of two at the same time the lower cpu comes first."""
-    tree_set(m.tree, m.leaves + cpu, (t_ns << CPU_BITS) | cpu)
+    queue_set(&m.queue, (t_ns << CPU_BITS) | cpu)
 
 
 cdef inline void cpu_park(Mach *m, int cpu) noexcept nogil:
     """The cpu has no event of its own until somebody gives it one."""
-    tree_set(m.tree, m.leaves + cpu, INT64_MAX)
+    queue_remove(&m.queue, cpu)
 
 
 cdef inline bint cpu_parked(Mach *m, int cpu) noexcept nogil:
-    return m.tree[m.leaves + cpu] == INT64_MAX
+    return m.queue.slot[cpu] < 0
 
 
 cdef inline int64_t cpu_next(Mach *m, int cpu) noexcept nogil:
     """When its next event is, ns; far away if it has none."""
-    return m.tree[m.leaves + cpu] >> CPU_BITS
+    return queue_key(&m.queue, cpu) >> CPU_BITS
 
 
 cdef inline void cpu_before(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     """The next event of `cpu` is at `t_ns` or when it was before, whichever is earlier."""
     cdef int64_t key = (t_ns << CPU_BITS) | cpu
-    if key < m.tree[m.leaves + cpu]:
-        tree_set(m.tree, m.leaves + cpu, key)
+    if key < queue_key(&m.queue, cpu):
+        queue_set(&m.queue, key)
 
 
 # ---- distances and lines ---------------------------------------------------------------------------
@@ -61,7 +52,7 @@ cdef inline int line_owner(Line line) noexcept nogil:
 cdef inline bint line_in_memory(Mach *m, Line line) noexcept nogil:
     """No cpu has it: nobody has used it yet, or its owner has brought in a cacheful of others since."""
     cdef int owner = line_owner(line)
-    return owner < 0 or (line >> CPU_BITS) < m.cpus[owner].evicted_ns
+    return owner < 0 or (line >> CPU_BITS) < m.evicted_ns[owner]
 
 
 cdef inline void line_fill(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
@@ -72,8 +63,21 @@ cdef inline void line_fill(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     if p.fills >= m.epoch_lines:
         p.fills = 0
         p.epoch = (p.epoch + 1) & 15
-        p.evicted_ns = p.epochs[p.epoch]
+        m.evicted_ns[cpu] = p.epochs[p.epoch]
         p.epochs[p.epoch] = t_ns
+
+
+cdef inline int64_t line_move(Mach *m, int owner, int cpu, int64_t waits_ns) noexcept nogil:
+    """What a line takes from its owner to another cpu that has waited for it for `waits_ns` (not if negative).
+
+    A node's own requests are served before it gives a line away. So of those who queue for a line not all come from
+    afar even if their order here is mixed: it crosses as often as there are nodes, not as often as it moves.
+    """
+    cdef int64_t far_ns = latency(m, owner, cpu)
+    cdef int64_t near_ns = m.node_ns[0]
+    if waits_ns > 0 and far_ns > near_ns:
+        far_ns = near_ns + (far_ns - near_ns) * m.nr_nodes * near_ns / (m.nr_nodes * near_ns + waits_ns)
+    return far_ns
 
 
 cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t atomics,
@@ -82,23 +86,15 @@ cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t
 
     The line serves one cpu after another: wait until it is free, bring it here from its owner (or from
     memory of `node`, or of this cpu's own node if negative), then work on it.
-
-    A node's own requests are served before it gives a line away. So of those who queue for a line not all come from
-    afar even if their order here is mixed: it crosses as often as there are nodes, not as often as it moves.
     """
     cdef int64_t busy_ns = line[0] >> CPU_BITS
+    cdef int64_t waits_ns = busy_ns - t_ns
     cdef bint absent = line_in_memory(m, line[0])
-    cdef int64_t far_ns = 0, near_ns
-    if not absent and line_owner(line[0]) != cpu:
-        far_ns = latency(m, line_owner(line[0]), cpu)
-        near_ns = m.node_ns[0]
-        if busy_ns > t_ns and far_ns > near_ns:
-            far_ns = near_ns + (far_ns - near_ns) * m.nr_nodes * near_ns / (m.nr_nodes * near_ns + busy_ns - t_ns)
-    if busy_ns > t_ns:
+    if waits_ns > 0:
         t_ns = busy_ns
     if absent or line_owner(line[0]) != cpu:
         if not absent:
-            t_ns += far_ns
+            t_ns += line_move(m, line_owner(line[0]), cpu, waits_ns)
         else:
             if node < 0:
                 node = m.cpu_node[cpu]
@@ -110,12 +106,16 @@ cdef inline int64_t line_rmw(Mach *m, Line *line, int cpu, int64_t t_ns, int64_t
 
 
 # ---- where time goes -------------------------------------------------------------------------------
+cdef inline void charge(Cpu *p, int64_t *acct, int64_t t_ns, int state) noexcept nogil:
+    """account(), with the cpu and its row of accounts in hand."""
+    if t_ns > p.acct_ns:
+        acct[state] += t_ns - p.acct_ns
+        p.acct_ns = t_ns
+
+
 cdef inline void account(Mach *m, int cpu, int64_t t_ns, int state) noexcept nogil:
     """Charges the time from where this cpu was charged last up to `t_ns`."""
-    cdef Cpu *p = &m.cpus[cpu]
-    if t_ns > p.acct_ns:
-        m.acct[cpu * NR_ACCOUNTS + state] += t_ns - p.acct_ns
-        p.acct_ns = t_ns
+    charge(&m.cpus[cpu], &m.acct[cpu * NR_ACCOUNTS], t_ns, state)
 
 
 cdef inline void stat_acquired(Mach *m, int lock_class, int write, bint bounced, bint contended,

@@ -7,10 +7,11 @@ the start of a segment and the segment's time passes after it, so a lock is held
 between taking it and giving it back.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
-from fastmlock.flows.step cimport flow_step
-from fastmlock.machine.core cimport (account, cpu_at, latency, line_fill, line_in_memory, line_owner, line_rmw,
+from fastmlock.flows.step cimport flow_fn, flow_table, step_with
+from fastmlock.machine.core cimport (account, charge, cpu_at, latency, line_fill, line_move, line_owner,
                                      stat_acquired, stat_released)
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
+from fastmlock.machine.queue cimport queue_rival, queue_set
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
 from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
@@ -24,55 +25,65 @@ from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, REQ_DELAY, REQ
                                     REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WAIT_PAGE, REQ_WORK, Task, World)
 
 
-cdef extern from *:
-    int __builtin_ctz(unsigned int x) nogil
-
+cdef flow_fn *FLOWS = flow_table()
 
 cdef enum:
     PREFETCH_LINES = 20     # the streamer follows accesses in either direction, up to 20 lines ahead (Intel
                             # optimization manual, data prefetching); a page record is a line
 
 
-cdef inline int64_t page_touch(Mach *m, int cpu, uint32_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
-    """The page's line is written. One near the page touched before, from memory or (if the machine knows what that
-    takes) from another cpu, was on its way."""
-    cdef Cpu *p = &m.cpus[cpu]
-    cdef int64_t step = <int64_t> page - p.last_page
-    cdef Line *line = &m.pages[page]
-    if step:
-        if -PREFETCH_LINES <= step <= PREFETCH_LINES:
-            if line_in_memory(m, line[0]):
-                t_ns += m.costs.prefetch_ns
-                line_fill(m, cpu, t_ns)
-                line[0] = (t_ns << CPU_BITS) | (cpu + 1)
-            elif m.row_ns and line_owner(line[0]) != cpu:
-                t_ns = max(t_ns, line[0] >> CPU_BITS) + m.row_ns
-                line_fill(m, cpu, t_ns)
-                line[0] = (t_ns << CPU_BITS) | (cpu + 1)
-        p.last_page = page
-    return line_rmw(m, line, cpu, t_ns, atomics, m.w.pages[page].node)
+cdef inline int64_t page_touch(Mach *m, Cpu *p, int cpu, int64_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
+    """The page's line is written: what line_rmw() does; but one near the page touched before, from memory or (if the
+    machine knows what that takes) from another cpu, was on its way."""
+    cdef Line line = m.pages[page]
+    cdef int owner = line_owner(line)
+    cdef int64_t busy_ns = line >> CPU_BITS
+    cdef int64_t waits_ns
+    cdef int64_t step = page - p.last_page
+    cdef bint near = step and -PREFETCH_LINES <= step <= PREFETCH_LINES
+    cdef int node
+    p.last_page = page
+    if owner >= 0 and busy_ns >= m.evicted_ns[owner]:
+        waits_ns = busy_ns - t_ns
+        if waits_ns > 0:
+            t_ns = busy_ns
+        if owner != cpu:
+            t_ns += m.row_ns if near and m.row_ns else line_move(m, owner, cpu, waits_ns)
+            line_fill(m, cpu, t_ns)
+    elif near:
+        t_ns += m.costs.prefetch_ns
+        line_fill(m, cpu, t_ns)
+    else:
+        if busy_ns > t_ns:
+            t_ns = busy_ns
+        node = m.w.pages[page].node
+        t_ns += m.memory_ns[m.cpu_node[cpu] * m.nr_nodes + node]
+        line_fill(m, cpu, t_ns)
+    t_ns += atomics * m.costs.atomic_ns
+    m.pages[page] = (t_ns << CPU_BITS) | (cpu + 1)
+    return t_ns
 
 
-cdef int64_t segment_time(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+cdef inline int64_t segment_time(Mach *m, World *w, int cpu, int64_t t_ns) noexcept nogil:
     """When the work and the touches that the flow has just logged are over. Clears them."""
-    cdef World *w = m.w
-    cdef int64_t ps = 0
-    cdef uint64_t touch
-    cdef int i
-    while w.work_kinds:
-        i = __builtin_ctz(w.work_kinds)
-        w.work_kinds &= w.work_kinds - 1
-        ps += w.work[i] * m.costs.work_ps[i]
-        w.work[i] = 0
+    cdef Cpu *p = &m.cpus[cpu]
+    cdef int64_t *acct = &m.acct[cpu * NR_ACCOUNTS]
+    cdef int64_t ps = w.spent_ps
+    cdef int64_t *touch
+    cdef int64_t *end
     if ps:
-        t_ns += (ps + 500) / 1000
-        account(m, cpu, t_ns, ACC_WORK)
+        w.spent_ps = 0
+        t_ns += <int64_t> (<uint64_t> (ps + 500) / 1000)
+        charge(p, acct, t_ns, ACC_WORK)
     if w.nr_touch:
-        for i in range(w.nr_touch):
-            touch = w.touch[i]
-            t_ns = page_touch(m, cpu, <uint32_t> (touch >> 8), t_ns, touch & 0xff)
-        account(m, cpu, t_ns, ACC_PAGE_LINE)
+        touch = <int64_t *> w.touch
+        end = touch + w.nr_touch
         w.nr_touch = 0
+        w.last_touch = 0
+        while touch < end:
+            t_ns = page_touch(m, p, cpu, touch[0] >> 32, t_ns, <uint32_t> touch[0])
+            touch += 1
+        charge(p, acct, t_ns, ACC_PAGE_LINE)
     return t_ns
 
 
@@ -226,40 +237,83 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
     return end_ns
 
 
-cdef void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
-    """One event of one cpu, and what follows from it without time passing."""
+cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, int64_t last) noexcept nogil:
+    """One event of one cpu, and what follows from it without time passing; the same cpu's next ones too as long as they
+    come before those of all others, `limit_ns` and event `last`. Returns the key of the next event of all.
+
+    Which cpu is next is decided by a branch, not read from the queue, so that a processor can guess it and begin.
+    """
+    cdef World *w = m.w
     cdef int task = m.cpus[cpu].curr - 1
     cdef TaskRec *r
-    cdef int64_t end_ns = t_ns
-    cdef int req, phase
+    cdef Task *t
+    cdef int64_t end_ns, key, rival
+    cdef int req
     if task < 0:
         sched_pick(m, cpu, t_ns)
-        return
+        return m.queue.tree[1]
     r = &m.tasks[task]
-    phase = r.phase
-    if t_ns >= m.cpus[cpu].tick_ns and not r.irqs_off and (phase <= PH_REQ or phase == PH_DELAY):
+    t = &w.tasks[task]
+    if t_ns >= m.cpus[cpu].tick_ns and not r.irqs_off and (r.phase <= PH_REQ or r.phase == PH_DELAY):
         cpu_at(m, cpu, sched_tick(m, cpu, t_ns))
-        return
+        return m.queue.tree[1]
+    limit_ns = min(limit_ns, m.cpus[cpu].tick_ns)
+    if r.phase != PH_STEP:
+        t_ns = resume(m, cpu, task, r, t_ns)
+        if t_ns == WAIT:
+            return m.queue.tree[1]
+    # an unlock is only a store: the cpu runs on, a moment later
+    while True:
+        req = step_with(FLOWS, w, t)
+        if req == REQ_ERROR:
+            m.clock.error = 1
+            return m.queue.tree[1]
+        end_ns = segment_time(m, w, cpu, t_ns)
+        if end_ns > t_ns:
+            key = end_ns << CPU_BITS | cpu
+            if req != REQ_WORK:
+                r.phase = PH_REQ
+                queue_set(&m.queue, key)
+                return m.queue.tree[1]
+            r.phase = PH_STEP
+            rival = queue_rival(&m.queue, cpu)
+            if key > rival or end_ns >= limit_ns or m.clock.events >= last:
+                queue_set(&m.queue, key)
+                return rival if key > rival else key
+            m.clock.now_ns = end_ns
+            m.clock.events += 1
+            t_ns = end_ns
+            continue
+        m.clock.events += 1
+        end_ns = request(m, cpu, task, req, t_ns)
+        if end_ns == WAIT:
+            return m.queue.tree[1]
+        r.phase = PH_STEP
+        if end_ns > t_ns and req != REQ_SPIN_UNLOCK:
+            cpu_at(m, cpu, end_ns)
+            return m.queue.tree[1]
+        t_ns = end_ns
+
+
+cdef int64_t resume(Mach *m, int cpu, int task, TaskRec *r, int64_t t_ns) noexcept nogil:
+    """The event of a cpu whose task was in a request; returns when the task goes on, or WAIT if it does so later."""
+    cdef int phase = r.phase
+    cdef int64_t end_ns = t_ns
+    cdef int req
     if phase == PH_REQ:
         req = m.w.tasks[task].req
         end_ns = request(m, cpu, task, req, t_ns)
         if end_ns == WAIT:
-            return
-        r.phase = PH_STEP
-        if end_ns > t_ns and req != REQ_SPIN_UNLOCK:
-            cpu_at(m, cpu, end_ns)
-            return
+            return WAIT
+        if req == REQ_SPIN_UNLOCK:
+            r.phase = PH_STEP
+            return end_ns
     elif phase == PH_SPIN:
         end_ns = spin_granted(m, cpu, r, t_ns)
-        if end_ns > t_ns:
-            r.phase = PH_STEP
-            cpu_at(m, cpu, end_ns)
-            return
     elif phase == PH_DELAY:
         account(m, cpu, t_ns, ACC_WORK)
-        if delay(m, cpu, r, t_ns) == WAIT:
-            return
-    elif phase != PH_STEP:
+        return delay(m, cpu, r, t_ns)
+    else:
         if phase >= PH_PAGE_SECTION:
             end_ns = pagelock_event(m, cpu, task, t_ns)
         elif m.traits.rwsem_bias | m.traits.i_mmap_split:
@@ -267,32 +321,26 @@ cdef void cpu_event(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
         else:
             end_ns = rwsem_event(m, cpu, task, t_ns)
         if end_ns == WAIT:
-            return
+            return WAIT
         account(m, cpu, end_ns, ACC_LOCK_LINE)
-        r.phase = PH_STEP
-        if end_ns > t_ns:
-            cpu_at(m, cpu, end_ns)
-            return
-    # an unlock is only a store: the cpu runs on, a moment later
-    while True:
-        t_ns = end_ns
-        req = flow_step(m.w, task)
-        if req == REQ_ERROR:
+    r.phase = PH_STEP
+    if end_ns > t_ns:
+        cpu_at(m, cpu, end_ns)
+        return WAIT
+    return end_ns
+
+
+cdef bint pause(Mach *m, int64_t key, int64_t until_ns) noexcept nogil:
+    """Nothing happens before the watchdogs look or the run ends: looks, or says that it ends."""
+    if key == INT64_MAX:
+        if m.clock.live:
+            m.w.error = ERR_DEADLOCK
             m.clock.error = 1
-            return
-        end_ns = segment_time(m, cpu, t_ns)
-        if end_ns > t_ns:
-            r.phase = PH_REQ
-            cpu_at(m, cpu, end_ns)
-            return
-        m.clock.events += 1
-        end_ns = request(m, cpu, task, req, t_ns)
-        if end_ns == WAIT:
-            return
-        r.phase = PH_STEP
-        if end_ns > t_ns and req != REQ_SPIN_UNLOCK:
-            cpu_at(m, cpu, end_ns)
-            return
+        return True
+    if key >> CPU_BITS >= m.clock.next_sample_ns and m.clock.next_sample_ns <= until_ns:
+        watchdog(m, m.clock.next_sample_ns)
+        return False
+    return True
 
 
 cdef int64_t engine_run(Mach *m, int64_t until_ns, int64_t max_events) noexcept nogil:
@@ -300,27 +348,21 @@ cdef int64_t engine_run(Mach *m, int64_t until_ns, int64_t max_events) noexcept 
 
     Stops early when nothing is left to happen. clock.error is then set if a task still waits.
     """
-    cdef int64_t *root = &m.tree[1]
-    cdef int64_t begin = m.clock.events
-    cdef int64_t key, t_ns
-    while m.clock.events - begin < max_events:
-        key = root[0]
-        if key == INT64_MAX:
-            if m.clock.live:
-                m.w.error = ERR_DEADLOCK
-                m.clock.error = 1
-            break
+    cdef Clock *clock = m.clock
+    cdef int64_t begin = clock.events
+    cdef int64_t last = begin + min(max_events, INT64_MAX - begin)
+    cdef int64_t key = m.queue.tree[1]
+    cdef int64_t limit_ns = min(clock.next_sample_ns, until_ns + (until_ns < INT64_MAX))
+    cdef int64_t t_ns
+    while clock.events < last and not clock.error:
         t_ns = key >> CPU_BITS
-        if t_ns >= m.clock.next_sample_ns:
-            if m.clock.next_sample_ns > until_ns:
+        if t_ns >= limit_ns:
+            if pause(m, key, until_ns):
                 break
-            watchdog(m, m.clock.next_sample_ns)
+            key = m.queue.tree[1]
+            limit_ns = min(clock.next_sample_ns, until_ns + (until_ns < INT64_MAX))
             continue
-        if t_ns > until_ns:
-            break
-        m.clock.now_ns = t_ns
-        m.clock.events += 1
-        cpu_event(m, <int> (key & CPU_MASK), t_ns)
-        if m.clock.error:
-            break
-    return m.clock.events - begin
+        clock.now_ns = t_ns
+        clock.events += 1
+        key = cpu_event(m, <int> (key & CPU_MASK), t_ns, limit_ns, last)
+    return clock.events - begin

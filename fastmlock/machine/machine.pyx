@@ -12,10 +12,11 @@ Everything that changes is in `machine.arrays`, NumPy arrays that compiled code 
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uintptr_t
-from libc.string cimport memset
+from libc.string cimport memcpy
 from fastmlock.flows.step cimport flow_start
 from fastmlock.machine.cpuidle cimport FAR_NS
 from fastmlock.machine.engine cimport engine_run
+from fastmlock.machine.queue cimport LEAST_WIDTH
 from fastmlock.machine.sched cimport sched_start
 from fastmlock.machine.types cimport *
 from fastmlock.state.types cimport (ERR_DEADLOCK, LK_ANON_VMA, LK_I_MMAP, LK_LRU, LK_MMAP, LK_PTL,
@@ -31,7 +32,7 @@ from fastmlock.state.layout import ENUMS as _WORLD_ENUMS
 cdef dict _sizes = {
     "Cpu": sizeof(Cpu), "TaskRec": sizeof(TaskRec), "SpinLock": sizeof(SpinLock), "RwSem": sizeof(RwSem),
     "WaitQueue": sizeof(WaitQueue), "LockStat": sizeof(LockStat), "Report": sizeof(Report),
-    "Clock": sizeof(Clock), "Costs": sizeof(Costs), "LockTraits": sizeof(LockTraits),
+    "Clock": sizeof(Clock), "QueueSize": sizeof(QueueSize), "Costs": sizeof(Costs), "LockTraits": sizeof(LockTraits),
 }
 for _name, _size in _sizes.items():
     if STRUCTS[_name].itemsize != _size:
@@ -114,10 +115,12 @@ cdef class Machine:
         self.m.nr_cpus = topology.cpus
         self.m.nr_nodes = topology.nodes
         self.m.epoch_lines = max(1, topology.cache_lines // 16) if topology.cache_lines else 1 << 30
-        self.m.leaves = 1 << (topology.cpus - 1).bit_length()
         a = self.arrays = {}
-        a["tree"] = np.full(2 * self.m.leaves, INT64_MAX, np.int64)
+        a["queue"] = np.full(4 << (topology.cpus - 1).bit_length(), INT64_MAX, np.int64)
+        a["queue_slots"] = np.full(topology.cpus, -1, np.int32)
+        a["queue_size"] = np.array([(LEAST_WIDTH, 0)], STRUCTS["QueueSize"])
         a["cpus"] = np.zeros(topology.cpus, STRUCTS["Cpu"])
+        a["evicted_ns"] = np.zeros(topology.cpus, np.int64)
         a["cpus"]["park_state"] = a["cpus"]["idle_state"] = ACC_IDLE
         a["cpus"]["idle_mean_ns"] = FAR_NS          # idle for long, so deeply
         a["cpus"]["slept_us"] = FAR_NS // 1000
@@ -173,7 +176,7 @@ cdef class Machine:
                     grown["exit_ns"][len(a[name]):] = -1
                 a[name] = grown
                 moved = True
-        if moved or self.m.tree == NULL:
+        if moved or self.m.queue.tree == NULL:
             self.repoint()
         return 0
 
@@ -181,8 +184,11 @@ cdef class Machine:
         cdef int lock_class
         a = self.arrays
         self.m.nr_tasks = len(a["tasks"])
-        self.m.tree = <int64_t *><uintptr_t>a["tree"].ctypes.data
+        self.m.queue.tree = <int64_t *><uintptr_t>a["queue"].ctypes.data
+        self.m.queue.slot = <int32_t *><uintptr_t>a["queue_slots"].ctypes.data
+        self.m.queue.size = <QueueSize *><uintptr_t>a["queue_size"].ctypes.data
         self.m.cpus = <Cpu *><uintptr_t>a["cpus"].ctypes.data
+        self.m.evicted_ns = <int64_t *><uintptr_t>a["evicted_ns"].ctypes.data
         self.m.tasks = <TaskRec *><uintptr_t>a["tasks"].ctypes.data
         self.m.acct = <int64_t *><uintptr_t>a["accounts"].ctypes.data
         self.m.stats = <LockStat *><uintptr_t>a["lock_stat"].ctypes.data
@@ -237,9 +243,10 @@ cdef class Machine:
         cdef int64_t total = 0, done, piece
         self.fit()
         # what untimed calls have counted is not this run's
-        memset(self.m.w.work, 0, sizeof(self.m.w.work))
+        memcpy(self.m.w.work_ps, self.m.costs.work_ps, sizeof(self.m.w.work_ps))
+        self.m.w.spent_ps = 0
         self.m.w.nr_touch = 0
-        self.m.w.work_kinds = 0
+        self.m.w.last_touch = 0
         while left > 0:
             piece = min(left, <int64_t> 1 << 22)
             with nogil:

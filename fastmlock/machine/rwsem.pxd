@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
-from fastmlock.machine.core cimport cpu_at
-from fastmlock.machine.types cimport (ACC_I_MMAP_READ_SPIN, ACC_RWSEM_READ_SPIN, CPU_BITS, Mach, RwSem, TaskRec)
+from fastmlock.machine.core cimport cpu_before
+from fastmlock.machine.types cimport (ACC_I_MMAP_READ_SPIN, ACC_RWSEM_READ_SPIN, Mach, RwSem, TaskRec)
 from fastmlock.state.types cimport LK_I_MMAP
 
 # the count word
@@ -29,8 +29,7 @@ cdef int64_t rwsem_event(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogi
 cdef inline void kick_cpu(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
     if m.cpus[cpu].ready_ns > t_ns:
         t_ns = m.cpus[cpu].ready_ns
-    if (t_ns << CPU_BITS | cpu) < m.tree[m.leaves + cpu]:
-        cpu_at(m, cpu, t_ns)
+    cpu_before(m, cpu, t_ns)
 
 
 cdef inline void rwsem_kick(Mach *m, RwSem *sem, int64_t t_ns) noexcept nogil:

@@ -69,20 +69,29 @@ cdef enum Phase:
     PH_PAGE_SECTION = 11        # the wait queue's lock was granted
     PH_PAGE_BLOCK = 12          # about to sleep on a page, or woken from it
 
+# The first 64 bytes are what every event needs.
 cdef struct Cpu:
     int64_t acct_ns             # charged up to here
+    int64_t last_page           # the page it touched last
+    int32_t curr                # task + 1
+    int32_t fills               # lines brought in since the last epoch began
+    int32_t epoch
+    int32_t nr_queued
+    int64_t touch_ns            # last moment at which anything could have been scheduled
+    int64_t ready_ns            # from when a queued spinner looks at the lock word
+    int64_t tick_ns             # when its next timer tick is due
+    int32_t granted_by          # cpu that handed it the spinlock it holds
+    int16_t mcs_next
+    int16_t osq_next
+    int16_t osq_prev
+    int16_t spin_prev           # owner state seen by the previous look
+    int32_t rq_head             # task + 1
     int64_t picked_ns           # when its task was put on it
     int64_t slice_end_ns
-    int64_t ready_ns            # from when a queued spinner looks at the lock word
     int64_t spin_end_ns         # end of the time to spin on readers
-    int64_t touch_ns            # last moment at which anything could have been scheduled
     int64_t lockup_ns           # last soft-lockup report
     int64_t stall_ns            # last rcu report
-    int64_t evicted_ns          # its cache keeps no line that it used last before then
-    int64_t epochs[16]          # when it had brought in each 16th of its cache's lines
-    int64_t last_page           # the page it touched last
     int64_t local_ns            # CNA: since when its lock has stayed on its node
-    int64_t tick_ns             # when its next timer tick is due
     int64_t idle_ns             # since when it has had nothing to run
     int64_t idle_mean_ns        # running mean of its idle times
     int32_t slept_us[8]         # its last idle times
@@ -90,20 +99,11 @@ cdef struct Cpu:
     int32_t asleep              # in an idle state
     int32_t idle_depth          # which
     int32_t ticking             # its tick goes on although it is idle
-    int32_t epoch
-    int32_t fills               # lines brought in since the last epoch began
-    int32_t curr                # task + 1
-    int32_t rq_head             # task + 1
     int32_t rq_tail
-    int32_t nr_queued
     int32_t park_state          # Account: what the time until the next event is charged to
     int32_t idle_state          # Account: what it waits for when it has nothing to run
-    int32_t granted_by          # cpu that handed it the spinlock it holds
     int32_t spare
-    int16_t mcs_next
-    int16_t osq_next
-    int16_t osq_prev
-    int16_t spin_prev           # owner state seen by the previous look
+    int64_t epochs[16]          # when it had brought in each 16th of its cache's lines
 
 cdef struct TaskRec:
     int32_t phase
@@ -277,15 +277,24 @@ cdef struct Clock:
     int64_t transfers           # lines that came from another cpu or from memory
     int64_t error
 
+# the next events, see machine/queue.pxd
+cdef struct QueueSize:
+    int32_t width               # leaves
+    int32_t used                # the first of them are
+cdef struct Queue:
+    int64_t *tree               # [2 * width] keys, the root in 1
+    int32_t *slot               # [cpu] its leaf; -1 = it has no event
+    QueueSize *size
+
 cdef struct Mach:
     World *w
     int32_t nr_cpus
     int32_t nr_tasks
     int32_t nr_nodes
-    int32_t leaves              # cpus rounded up to a power of two
-    int64_t *tree               # [2 * leaves] keys
+    Queue queue
     Cpu *cpus
     TaskRec *tasks
+    int64_t *evicted_ns         # [cpu] its cache keeps no line that it used last before then
     int64_t *acct               # [cpu][NR_ACCOUNTS]
     LockStat *stats             # [class][read, write]
     Report *reports

@@ -1,6 +1,7 @@
 # LRU lists and the per-cpu batches in front of them. (include/linux/mm_inline.h, mm/swap.c)
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from fastmlock.state.types cimport *
+from fastmlock.mm.mlock cimport mlock_batch_prepare
 from fastmlock.mm.page cimport *
 from fastmlock.mm.vmstat cimport *
 
@@ -106,12 +107,29 @@ cdef inline bint lru_cache_add(World *w, int cpu, uint32_t page) noexcept nogil:
     return pvec_add(w, cpu, PVEC_LRU_ADD, page, 0)
 
 
-# true if the activate batch must be processed now
-cdef bint mark_page_accessed(World *w, int cpu, uint32_t page) noexcept nogil
+# one more use of a page; true if the activate batch must be processed now
+cdef bint mark_page_used(World *w, int cpu, uint32_t page) noexcept nogil
+
+
+cdef inline bint mark_page_accessed(World *w, int cpu, uint32_t page) noexcept nogil:
+    """mark_page_used(), which has nothing to do for a page that is referenced and unevictable."""
+    if (w.pages[page].flags & (PG_referenced | PG_unevictable)) == (PG_referenced | PG_unevictable):
+        return False
+    return mark_page_used(w, cpu, page)
+
 
 # A batch is processed entry by entry: `prepare` does what comes before the lock and says whether the lock is
 # needed; `commit` does what is done under it.
-cdef bint pvec_prepare(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil
+cdef inline bint pvec_prepare(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil:
+    """Before the lock: pages not yet on a list need it at once; the others only if the PG_lru ticket is won."""
+    work(w, WK_PVEC, 1)
+    if kind == PVEC_LRU_ADD:
+        return True
+    if kind == PVEC_MLOCK:
+        return mlock_batch_prepare(w, cpu, pv.page[i], pv.kind[i])
+    return test_clear(w, pv.page[i], PG_lru)
+
+
 cdef void pvec_commit(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil
 
 # a page reaches its list, under the lruvec lock

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """LRU batches: what is done to each entry before and under the lruvec lock (mm/swap.c, mm/mlock.c)."""
-from fastmlock.mm.mlock cimport mlock_batch_commit, mlock_batch_prepare
+from fastmlock.mm.mlock cimport mlock_batch_commit
 
 
-cdef bint mark_page_accessed(World *w, int cpu, uint32_t page) noexcept nogil:
+cdef bint mark_page_used(World *w, int cpu, uint32_t page) noexcept nogil:
     """First use sets PG_referenced; the second moves the page to the active list (by batch), and a page still
     waiting in this cpu's lru_add batch gets PG_active there. Unevictable pages are left alone."""
     cdef Page *p = &w.pages[page]
@@ -28,16 +28,6 @@ cdef bint mark_page_accessed(World *w, int cpu, uint32_t page) noexcept nogil:
         p.flags &= ~<uint32_t>PG_referenced
         touch(w, page, 1)
     return full
-
-
-cdef bint pvec_prepare(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil:
-    """Before the lock: pages not yet on a list need it at once; the others only if the PG_lru ticket is won."""
-    work(w, WK_PVEC, 1)
-    if kind == PVEC_LRU_ADD:
-        return True
-    if kind == PVEC_MLOCK:
-        return mlock_batch_prepare(w, cpu, pv.page[i], pv.kind[i])
-    return test_clear(w, pv.page[i], PG_lru)
 
 
 cdef void pvec_commit(World *w, int cpu, int kind, PageVec *pv, int i) noexcept nogil:

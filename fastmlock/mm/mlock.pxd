@@ -25,8 +25,26 @@ cdef inline bint vma_counts_mlock(World *w, Vma *vma, uint32_t page) noexcept no
     return (vma.flags & mask) == VM_LOCKED and not page_compound(w, page)
 
 
-# patches 10 on: one entry of the mlock batch, before and under the lruvec lock
-cdef bint mlock_batch_prepare(World *w, int cpu, uint32_t page, int entry) noexcept nogil
+cdef inline void clear_page_mlocked(World *w, int cpu, uint32_t page, bint reachable) noexcept nogil:
+    """The last lock is believed gone. `reachable`: the page could be moved now, or need not be."""
+    if test_clear(w, page, PG_mlocked):
+        mod_state(w, cpu, ST_MLOCK, -nr_pages(w, page))
+        count_event(w, cpu, EV_MUNLOCKED if reachable else EV_STRANDED, nr_pages(w, page))
+
+
+# ---- patches 10 on: one entry of the mlock batch, before and under the lruvec lock
+cdef inline bint mlock_batch_prepare(World *w, int cpu, uint32_t page, int entry) noexcept nogil:
+    """True if the entry goes on under the lock. A mlock that loses the PG_lru ticket is lost; a munlock that
+    loses it clears PG_mlocked at once, whoever else may lock the page."""
+    if entry == NEW_PAGE:
+        return True
+    if test_clear(w, page, PG_lru):
+        return True
+    if entry == MUNLOCK_PAGE:
+        clear_page_mlocked(w, cpu, page, not test(w, page, PG_unevictable))
+    return False
+
+
 cdef void mlock_batch_commit(World *w, int cpu, uint32_t page, int entry) noexcept nogil
 
 # patches 06 to 09: mlock and munlock of one page, under the lruvec lock

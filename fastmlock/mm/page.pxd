@@ -9,16 +9,18 @@ cdef inline void touch(World *w, uint32_t page, int atomics) noexcept nogil:
     """The page's cache line is taken for writing, for `atomics` operations."""
     vm_bug_on(w, page == 0 or page >= w.pages_used, BUG_PAGE)
     if w.timed:
-        if w.nr_touch < TOUCH_MAX:
-            w.touch[w.nr_touch] = (<uint64_t>page << 8) | <uint64_t>atomics
+        if page == w.last_touch:                # the line is here
+            w.touch[w.nr_touch - 1] += <uint64_t>atomics
+        elif w.nr_touch < TOUCH_MAX:
+            w.touch[w.nr_touch] = (<uint64_t>page << 32) | <uint64_t>atomics
             w.nr_touch += 1
+            w.last_touch = page
         else:
             w.error = ERR_BUG
 
 
 cdef inline void work(World *w, int kind, int64_t n) noexcept nogil:
-    w.work[kind] += n
-    w.work_kinds |= <uint32_t>1 << kind
+    w.spent_ps += n * w.work_ps[kind]
 
 
 # ---- flags

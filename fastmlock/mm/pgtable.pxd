@@ -26,18 +26,15 @@ cdef inline uint64_t mk_pte(uint32_t page, int flags) noexcept nogil:
 
 cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
     cdef Leaf *lf = &w.leaves[leaf]
-    cdef uint64_t bit
-    cdef int word
+    cdef PteBits *bits = &lf.bits[<uint32_t>i >> 6]
+    cdef int at = i & 63
     vm_bug_on(w, leaf == 0 or leaf >= w.leaves_used or i < 0 or i >= PTRS_PER_PTE, BUG_PTE)
     if lf.full:
         return w.ptes[<int64_t>lf.full * 512 + i]
-    word = i >> 6
-    bit = <uint64_t>1 << (i & 63)
-    if not lf.present[word] & bit:
+    if not bits.present >> at & 1:
         return 0
     return (<uint64_t>w.cache[w.mappings[lf.mapping].base + lf.pgoff + i] << 12) | PTE_PRESENT \
-        | (PTE_YOUNG if lf.young[word] & bit else 0) | (PTE_DIRTY if lf.dirty[word] & bit else 0) \
-        | (PTE_WRITE if lf.write[word] & bit else 0)
+        | (bits.young >> at & 1) << 1 | (bits.dirty >> at & 1) << 2 | (bits.write >> at & 1) << 3
 
 
 cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
@@ -47,7 +44,7 @@ cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
     if lf.full:
         w.ptes[<int64_t>lf.full * 512 + i] = 0
     else:
-        lf.present[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+        lf.bits[<uint32_t>i >> 6].present &= ~(<uint64_t>1 << (i & 63))
     lf.nr_present -= 1
     work(w, WK_PTE_SET, 1)
 
@@ -55,19 +52,19 @@ cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
 cdef inline void pte_flags(World *w, uint32_t leaf, int i, int set_flags, int clear_flags) noexcept nogil:
     """Changes young, dirty and write of a present entry."""
     cdef Leaf *lf = &w.leaves[leaf]
+    cdef PteBits *bits = &lf.bits[<uint32_t>i >> 6]
     cdef uint64_t bit = <uint64_t>1 << (i & 63)
     cdef uint64_t *pte
-    cdef int word = i >> 6
     if lf.full:
         pte = &w.ptes[<int64_t>lf.full * 512 + i]
         pte[0] = (pte[0] & ~<uint64_t>clear_flags) | <uint64_t>set_flags
         return
-    if set_flags & PTE_YOUNG: lf.young[word] |= bit
-    if set_flags & PTE_DIRTY: lf.dirty[word] |= bit
-    if set_flags & PTE_WRITE: lf.write[word] |= bit
-    if clear_flags & PTE_YOUNG: lf.young[word] &= ~bit
-    if clear_flags & PTE_DIRTY: lf.dirty[word] &= ~bit
-    if clear_flags & PTE_WRITE: lf.write[word] &= ~bit
+    if set_flags & PTE_YOUNG: bits.young |= bit
+    if set_flags & PTE_DIRTY: bits.dirty |= bit
+    if set_flags & PTE_WRITE: bits.write |= bit
+    if clear_flags & PTE_YOUNG: bits.young &= ~bit
+    if clear_flags & PTE_DIRTY: bits.dirty &= ~bit
+    if clear_flags & PTE_WRITE: bits.write &= ~bit
 
 
 # leaf that holds vpn, 0 if there is none
@@ -77,7 +74,18 @@ cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # first page number in [vpn, end) that a leaf covers, or end: absent upper tables are skipped whole
 cdef int64_t next_mapped(World *w, uint32_t mm, int64_t vpn, int64_t end) noexcept nogil
 # first entry in [i, end) of a leaf that is not none, or end
-cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
+cdef int search_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
+
+
+cdef inline int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
+    """search_pte(), which is most often over at once."""
+    cdef Leaf *lf = &w.leaves[leaf]
+    if i < end and not lf.full and lf.bits[<uint32_t>i >> 6].present >> (i & 63) & 1:
+        work(w, WK_PTE, 1)
+        return i
+    return search_pte(w, leaf, i, end)
+
+
 # The first entry of a vma at or above vpn[0] that is not none: where it is and what it holds; false if there is none.
 cdef bint vma_next_entry(World *w, Vma *vma, int64_t *vpn, uint64_t *pte) noexcept nogil
 # Writes an entry that was none or is replaced. `mapping`, `pgoff`: the page is the one the page cache of that

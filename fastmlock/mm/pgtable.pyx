@@ -4,6 +4,8 @@
 Budget: a linear leaf is 296 bytes for 512 entries, 0.6 bytes an entry; a full one adds the 4 KiB the hardware
 itself spends.
 """
+from libc.string cimport memset
+
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) noexcept nogil
 
@@ -51,8 +53,7 @@ cdef uint32_t new_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
         w.error = ERR_NO_LEAVES
         return 0
     lf = &w.leaves[leaf]
-    for i in range(8):
-        lf.present[i] = lf.young[i] = lf.dirty[i] = lf.write[i] = 0
+    memset(lf.bits, 0, sizeof(lf.bits))
     lf.mapping = lf.full = 0
     lf.pgoff = 0
     lf.nr_present = 0
@@ -100,7 +101,7 @@ cdef int64_t next_mapped(World *w, uint32_t mm, int64_t vpn, int64_t end) noexce
     return end
 
 
-cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
+cdef int search_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
     cdef Leaf *lf = &w.leaves[leaf]
     cdef uint64_t bits
     cdef uint64_t *pte
@@ -116,7 +117,7 @@ cdef int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
             i += 1
         return end
     while i < end:
-        bits = lf.present[i >> 6] >> (i & 63)
+        bits = lf.bits[i >> 6].present >> (i & 63)
         if bits:
             i += __builtin_ctzll(bits)
             work(w, WK_PTE, 1)
@@ -178,7 +179,7 @@ cdef void pte_set(World *w, uint32_t leaf, int i, uint64_t pte, uint32_t mapping
             lf.pgoff = pgoff - i
         if mapping and lf.mapping == mapping and lf.pgoff == pgoff - i:
             bit = <uint64_t>1 << (i & 63)
-            lf.present[i >> 6] |= bit
+            lf.bits[i >> 6].present |= bit
             pte_flags(w, leaf, i, <int>(pte & 0xf), <int>(~pte & 0xe))
             return
         if not make_full(w, leaf):

@@ -233,19 +233,23 @@ cdef struct PageVec:
     uint8_t kind[31]        # MlockEntry, mlock batch only
     uint8_t spare
 
+# Bits of 64 entries of a linear leaf.
+cdef struct PteBits:
+    uint64_t present
+    uint64_t young
+    uint64_t dirty
+    uint64_t write
+
 # One page-table page (512 entries). A file mapping's entries need only bits: the page is the one the page
 # cache holds at (pgoff of entry 0) + i. The first entry that is anything else gives the leaf a full table.
 cdef struct Leaf:
-    uint64_t present[8]
-    uint64_t young[8]
-    uint64_t dirty[8]
-    uint64_t write[8]
     int64_t pgoff           # linear: file page of entry 0 (may be negative)
     uint32_t mapping        # linear: whose pages; 0 = nothing mapped linearly yet
     uint32_t full           # index of the full table of 512 entries, 0 = linear
     uint32_t mm
     int32_t nr_present      # entries that are not none
     int64_t vpn             # first page number covered
+    PteBits bits[8]         # linear: of all entries
 
 cdef struct Vma:
     int64_t start           # vpn
@@ -486,8 +490,10 @@ cdef struct World:
     int64_t lru_locks
     int64_t munlocks            # munlock_page calls (patch 04 on) or pages put through a munlock batch
     uint32_t pcp[1024]          # free pages that a cpu gave back, last one first (PCP_LISTS)
-    # work since the driver last looked
-    int64_t work[17]
+    # what a unit of each kind of work costs, as the machine has it
+    int64_t work_ps[17]
+    # work and touches since the driver last looked
+    int64_t spent_ps
     int32_t nr_touch
-    uint32_t work_kinds         # bit set of the kinds in work
-    uint64_t touch[4096]        # page << 8 | number of atomic operations
+    uint32_t last_touch         # the page touched last, 0 = none yet
+    uint64_t touch[4096]        # page << 32 | number of atomic operations
