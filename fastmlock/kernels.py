@@ -117,7 +117,7 @@ class Traits:
     pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.11 to 5.18)
     child_runs_first: int = 0 #: after a fork the child writes before its parent does (EEVDF, 6.6)
     write_prefaults: int = 1 #: write() faults its buffer in before it looks the page up (through 6.15)
-    drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.0)
+    drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.12 does, 6.1 not)
     remove_maywrite: int = 0 #: MADV_REMOVE asks whether a mapping may be written, not is (6.7, stable 5.10, 6.1)
     dontunmap_accounts: int = 0 #: MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
     mprotect_uncharges: int = 0 #: read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
@@ -130,6 +130,7 @@ class Traits:
     swapin_writable: int = 0 #: a page that is this process's alone is mapped writable on a read too (6.11)
     shmem_swapin_direct: int = 0 #: tmpfs too reads past the swap cache (6.15)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
+    move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (through 6.4)
     lru_cache_disable: int = 1 #: moving pages to another node or out of the machine holds no batches (5.13)
     release: int = 517              #: major * 100 + minor, for reports
@@ -155,13 +156,13 @@ _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,
                  zap_keeps_swap=0)
-_V6_1 = replace(_V5_18, release=601, drop_caches_drains=1, remove_maywrite=1, madv_collapse=1, exit_mmap_read=1,
+_V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, exit_mmap_read=1,
                brk_finds_vma=1,
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
-                 gup_populates_stack=0, swapin_marks=0, swapin_writable=1)
+                 gup_populates_stack=0, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
                  shmem_swapin_direct=1)

@@ -534,9 +534,13 @@ cdef class System(View):
             return -_errno.ENODEV, 0
         self.drain_all()
         kind, pfn = self.pte(pid, addr)
-        if not self.find(pid, addr) or pfn == self.w.zero_page:
+        vma = self.find(pid, addr)
+        if not vma or pfn == self.w.zero_page:
             return -_errno.EFAULT, 0
-        if kind in "-s":
+        if kind == "-":
+            anonymous = not self.w.vmas[vma].mapping
+            return -_errno.EFAULT if anonymous and self.w.tr.move_pages_efault else -_errno.ENOENT, 0
+        if kind == "s":
             return -_errno.ENOENT, 0
         if node is None or self.w.pages[<long>pfn].node == node:
             return node or 0, 0

@@ -13,11 +13,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fastmlock.scenario.compare import compare, load_records
-from fastmlock.scenario.language import ScenarioError
-from fastmlock.scenario.run import run
+from fastmlock.scenario.compare import load_records
+from fastmlock.scenario.conformance import hold
 from fastmlock.scenario.language import parse
-from fastmlock.scenario.system import Maker, opened
+from fastmlock.scenario.system import Maker
 
 from .campaign import Totals
 from .generate import EMULATED, program
@@ -71,24 +70,22 @@ def campaign(oracle: Path, kernel: str, seed: str, first: int, programs: int, ba
                 totals.files.append(f"program {index} broke down at {fault}")
         record(oracle, kernel, texts, folder / kernel)
         for name, lines in texts.items():
-            _hold(name, lines, model, folder / kernel, totals)
+            _hold(name, kernel, lines, model, folder / kernel, totals)
         (folder / "checkpoint.json").write_text(json.dumps(vars(totals)))
     return totals
 
 
-def _hold(name: str, lines: Sequence[str], model: Maker, folder: Path, totals: Totals) -> None:
+def _hold(name: str, kernel: str, lines: Sequence[str], model: Maker, folder: Path, totals: Totals) -> None:
     """One program's recording against the model; one that agrees is removed, another is kept with its text."""
     recording = folder / f"{name}.jsonl"
     if not recording.exists():
         totals.add(Outcome(list(lines), unsupported=["the guest left no recording"]))
         return
-    with opened(model) as system:
-        try:
-            mine = list(run(parse("\n".join(lines) + "\n"), system, image=True))
-        except ScenarioError as error:
-            totals.add(Outcome(list(lines), unsupported=[str(error)]))
-            return
-    comparison = compare(mine, load_records(recording))
+    result = hold(parse("\n".join(lines) + "\n", name), load_records(recording), kernel, lambda release: model())
+    if result.comparison is None or result.failure:
+        totals.add(Outcome(list(lines), unsupported=[result.unsupported or result.failure]))
+        return
+    comparison = result.comparison
     hard = [one for one in comparison.differing if one.hard]
     outcome = Outcome(list(lines), comparison.steps, differing=len(hard), soft=comparison.equal - comparison.equal_soft,
                       unsettled=comparison.unsettled_state)

@@ -377,7 +377,9 @@ class ReferenceSystem:
         pte = task.mm.ptes.get(addr >> PAGE_SHIFT)
         if vma is None or (pte is not None and pte.page.zero):
             return -EFAULT, 0
-        return (-ENOENT, 0) if pte is None else OK
+        if pte is None:
+            return -EFAULT if vma.file is None and self.traits.move_pages_efault else -ENOENT, 0
+        return OK
 
     def local_drain(self, pid: int) -> tuple[int, int]:
         """lru_add_drain() on the process's cpu."""

@@ -66,7 +66,7 @@ class Traits:
     dontunmap_accounts: bool = False        # 6.15: MREMAP_DONTUNMAP adds to locked_vm (and never takes it away)
     mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
     write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
-    drop_caches_drains: bool = False        # 6.0: drop_caches drains every cpu first
+    drop_caches_drains: bool = False        # 6.12, not 6.1: drop_caches drains every cpu first
     remove_maywrite: bool = False           # 6.7 and stable: MADV_REMOVE asks whether a mapping may be written, not is
     mremap_positive_efault: bool = True     # 5.16 to 5.18: mremap of no vma answers 14 for an address
     merge_unfaulted: bool = False           # 6.16: a vma without anon_vma merges with one that has a single one
@@ -79,6 +79,7 @@ class Traits:
     smaps_shows_lockonfault: bool = False   # 6.6
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
+    move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
     gup_populates_stack: bool = True        # to 6.4: a locked stack that get_user_pages() extends is populated
     random_is_old: bool = False             # 6.3: zapping a MADV_RANDOM vma marks nothing accessed either
 
@@ -101,12 +102,13 @@ def _table() -> dict[str, Traits]:
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
-                  remove_maywrite=True, drop_caches_drains=True, mremap_positive_efault=False, pread_marks_next=True,
+                  remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
                   brk_finds_vma=True)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
-                   gup_populates_stack=False, swapin_marks=False, swapin_writable=True)
+                   gup_populates_stack=False, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
+                   move_pages_efault=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    write_prefaults=False, shmem_swapin_direct=True)

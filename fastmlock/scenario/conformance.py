@@ -3,18 +3,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
+from typing import Any
+
+from fastmlock.kernels import get
 
 from . import recordings
+from .commands import Fork, Scenario
 from .compare import Comparison, compare
-from .image import STACKS, Stack
+from .image import LIKELIEST, STACKS, Chance
 from .language import ScenarioError
 from .run import Record, run
 from .system import NotSupported, SystemUnderTest
 
 SystemFactory = Callable[[str], SystemUnderTest]
 """Makes a fresh system of a release of the model."""
+MOST_FORKS = 6
+"""Of a scenario with more forks not all orders are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,8 @@ class Result:
     failure: str = ""
     """What ended the run early: a scenario that went where the real kernel did not, or an error of the model."""
 
-    stack: Stack = STACKS[0]
-    """Where the recorder's stack is taken to have lain."""
+    chance: Chance = LIKELIEST
+    """What the recorder is taken to have owed to chance."""
 
     @property
     def ok(self) -> bool:
@@ -72,46 +79,52 @@ def choose(kernels: Sequence[str] = (), scenarios: Sequence[str] = ()) -> list[t
 
 
 def check(kernel: str, scenario: str, system: SystemFactory) -> Result:
-    """Runs one scenario on a fresh system and compares it with the recording made on `kernel`.
+    """Runs one scenario on a fresh system and compares it with the recording made on `kernel`; see `hold`."""
+    held = hold(recordings.scenario(scenario), recordings.load(kernel, scenario), recordings.release(kernel), system)
+    return replace(held, kernel=kernel, scenario=scenario)
+
+
+def hold(scenario: Scenario, real: list[Record], release: str, system: SystemFactory) -> Result:
+    """Runs a scenario on a fresh system of a release and compares it with a recording of it.
 
     The recorder's buffers are filled with what it printed, which counters of the whole machine are part of; that is
-    taken from the recording. Where its stack lay is not in the recording, as it is drawn by chance; it shows in what
-    mlockall() of the recorder's own pages counts. If a step differs the other placements are tried; all steps are of
-    the one that agrees best.
+    taken from the recording. What it owes to chance is not in the recording: where its stack lay shows in what
+    mlockall() of its own pages counts, and who went first after a fork (from 6.6 on) in whose copies are marked. If a
+    step differs other chances are tried, all placements and then all orders, and the placements once more; all steps
+    are of the one that agrees best.
     """
-    best: Result | None = None
-    for stack in STACKS:
-        result = _check(kernel, scenario, system, stack)
-        if result.comparison is None or result.failure:
-            return result
-        if best is None or best.comparison is None or _agreement(result) > _agreement(best):
-            best = result
-        if not result.comparison.differing:
+    best = _run(scenario, real, release, system, LIKELIEST)
+    forks = sum(isinstance(command, Fork) for command in scenario.commands)
+    orders = list(product((True, False), repeat=forks)) if forks <= MOST_FORKS and _by_chance(release) else []
+    stacks: list[dict[str, Any]] = [{"stack": stack} for stack in STACKS]
+    for choice in (*stacks, *({"orders": order} for order in orders), *(stacks if orders else ())):
+        if best.comparison is None or best.failure or not best.comparison.differing:
             break
-    assert best is not None
+        best = max(best, _run(scenario, real, release, system, replace(best.chance, **choice)), key=_agreement)
     return best
 
 
+def _by_chance(release: str) -> bool:
+    """Whether it is chance who goes first after a fork."""
+    return bool(get(release).child_runs_first)
+
+
 def _agreement(result: Result) -> tuple[int, int]:
-    assert result.comparison is not None
-    return result.comparison.equal, result.comparison.equal_soft
+    return (0, 0) if result.comparison is None else (result.comparison.equal, result.comparison.equal_soft)
 
 
-def _check(kernel: str, scenario: str, system: SystemFactory, stack: Stack) -> Result:
-    real = recordings.load(kernel, scenario)
-    release = recordings.release(kernel)
+def _run(scenario: Scenario, real: list[Record], release: str, system: SystemFactory, chance: Chance) -> Result:
     mine: list[Record] = []
     failure = ""
     try:
-        mine.extend(run(recordings.scenario(scenario), system(release), kernel=release, image=True, stack=stack,
-                        real=real))
+        mine.extend(run(scenario, system(release), kernel=release, image=True, chance=chance, real=real))
     except NotSupported as error:
-        return Result(kernel, scenario, None, unsupported=str(error))
+        return Result(release, scenario.name, None, unsupported=str(error), chance=chance)
     except ScenarioError as error:
         failure = str(error)
     except Exception as error:  # an error of the model is a difference like any other: told, and the table goes on
         failure = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return Result(kernel, scenario, compare(mine, real), failure=failure, stack=stack)
+    return Result(release, scenario.name, compare(mine, real), failure=failure, chance=chance)
 
 
 def check_all(pairs: Iterable[tuple[str, str]], system: SystemFactory) -> Iterator[Result]:

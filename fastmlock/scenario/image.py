@@ -10,11 +10,10 @@ Everything here goes through the system calls that a `Host` offers, so that one 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from .observe import File, Region
 from .system import (
     MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_PRIVATE, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, VM_DONTEXPAND, VM_IO,
     VM_PFNMAP, VM_READ, SystemUnderTest,
@@ -44,46 +43,88 @@ BIG, BIG_BYTES = 0x513760, 1 << 20      # what was read of /proc
 TOUCH_PAGE = 0x613                      # jb: where a worker goes on after a signal; v0 and v1, the counters
 OUTPUT, OUTPUT_BYTES = 0x613940, 1 << 22
 FILES, FILE_BYTES = 0xA13BC0, 0x8090
-PROCESSES, PROCESS_BYTES = 0xA54040, 1552
-TLS_PAGE = HEAP + 1
+PROCESSES, PROCESS_BYTES, PROCESS_HEAD, REGION_BYTES = 0xA54040, 1552, 16, 64
+TLS_PAGE, STREAM_PAGE = HEAP, HEAP + 1      # the thread's data; where the recorder keeps what it prints to
 SOCKETS = (0xA74, 0xA75)        # sv[][] and what lies beside it
 START_UP = (*range(0x4CC, 0x4CF), *range(BIG // PAGE_SIZE, (OUTPUT + OUTPUT_BYTES) // PAGE_SIZE + 1), 0xA6F, 0xA70,
-            0xA74, 0xA75, HEAP, TLS_PAGE, HEAP + 2, DRAIN_PAGE)
-AT_FORK = (0x4CC, 0xA70)                # written by the parent before it divides
-WORKERS_OWN = (COMMAND_PAGE, 0x4CD, 0xA74, 0xA75, HEAP, TLS_PAGE)
-USED_TEXT = (0x400, 0x401, 0x411, 0x49D)            # three windows of fault-around
+            0xA74, 0xA75, TLS_PAGE, STREAM_PAGE, HEAP + 2, DRAIN_PAGE)
+AT_FORK = (0x4CC, 0xA70, STREAM_PAGE)   # written by the controller before it divides
+CHILDS_OWN = (0x4CD, 0xA74, 0xA75)      # written by a child of a worker before it answers
+WORKERS_OWN = (COMMAND_PAGE, *CHILDS_OWN, TLS_PAGE)
+# one page each of the windows of fault-around that a process runs in: the worker's loop, the C library's calls, the
+# table of the loop's switch (which a fork's child comes to with its first command), sigsetjmp
+LOOP, CALLS, SWITCH, SETJMP = 0x401, 0x440, 0x49D, 0x420
 VMSTAT_BYTES = 3600
 STEP_0 = len('{"step":0,"cmd":"","kernel":"5.17.0-rc5","drain":0,"kcore":1,"wcpu":0,"kcpu":1}\n')
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Where a process's stack lies in its pages, which the kernel draws by chance at exec (randomize_va_space): pages
-    at the top that a worker never writes, then pages that nobody has, then those that a worker writes. The controller
-    has written the first and the upper two of the last. Seen on a live kernel: 1 1 10, 2 0 9, 1 0 10, 1 0 9."""
+    """Where a process's stack lies, which the kernel draws by chance at exec (randomize_va_space): `depth` is how many
+    bytes below its end the frames of a worker begin. The other distances are the program's own, measured on a live
+    kernel and in a guest (a process's stack pointer against its pagemap)."""
 
-    shared: int
-    gap: int
-    own: int
+    depth: int
+
+    def pages(self, above: int, below: int) -> tuple[int, ...]:
+        """The pages from `above` bytes over the worker's frames down to `below` bytes under where they begin."""
+        return tuple(range(STACK_TOP - (self.depth + below - 1) // PAGE_SIZE,
+                           STACK_TOP - max(self.depth - above, 0) // PAGE_SIZE + 1))
 
     @property
-    def frame(self) -> tuple[int, int]:
-        """What is in use when a process waits for its next command."""
-        top = STACK_TOP - self.shared - self.gap
-        return top - 1, top
+    def at_start(self) -> tuple[int, ...]:
+        """Written before any worker is there: the environment, what main() was called with, main()."""
+        return STACK_TOP, *self.pages(2750, 2360)
 
     @property
     def controllers(self) -> tuple[int, ...]:
-        return (*self.frame, *range(STACK_TOP - self.shared + 1, STACK_TOP + 1))
+        """What the controller goes on writing."""
+        return self.pages(1740, 2360)
 
     @property
-    def workers(self) -> range:
-        return range(self.frame[1] - self.own + 1, self.frame[1] + 1)
+    def workers(self) -> tuple[int, ...]:
+        """What a worker writes until it waits for its first command: 32 KiB on purpose."""
+        return self.pages(0, WORKER_FRAME + 640)
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """What a worker writes with each command, and on either side of a fork."""
+        return tuple(page for page in self.pages(0, WORKER_FRAME + 290) if page <= self.pages(0, WORKER_FRAME)[0])
+
+    @property
+    def signal(self) -> tuple[int, ...]:
+        """What a signal's frame is written over."""
+        return tuple(page for page in self.pages(0, WORKER_FRAME + 3600) if page <= self.frame[-1])
 
 
-STACKS = (Stack(1, 1, 10), Stack(2, 0, 9), Stack(1, 0, 10), Stack(1, 0, 9), Stack(0, 0, 10), Stack(0, 1, 10))
+WORKER_FRAME = 0x80F8
+
+
+def placements() -> tuple[Stack, ...]:
+    """One stack of each kind that there may be, the likeliest first. The kernel takes up to 8 KiB at random."""
+    kinds: dict[tuple[tuple[int, ...], ...], list[Stack]] = {}
+    for depth in range(3000, 3000 + 8192, 16):
+        stack = Stack(depth)
+        kind = (stack.at_start, stack.controllers, stack.workers, stack.frame, stack.signal)
+        kinds.setdefault(kind, []).append(stack)
+    return tuple(stacks[0] for stacks in sorted(kinds.values(), key=len, reverse=True))
+
+
+STACKS = placements()
 """The placements that a recording may have been made with, the likeliest first."""
 
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What a run of the recorder owes to chance, and no recording says."""
+
+    stack: Stack = STACKS[0]
+    orders: tuple[bool, ...] = ()
+    """Of each fork of a worker in turn whether the child goes first; the release's own way for the rest. From 6.6 on
+    (EEVDF) a guest shows both within one scenario."""
+
+
+LIKELIEST = Chance()
 
 def pages_of(start: int, length: int) -> range:
     """The pages under `length` bytes from `start` on."""
@@ -131,8 +172,8 @@ class Image:
     """The controller's own image, from which every worker is forked; made on a fresh `host`. `lines`: how long the
     scenario is."""
 
-    def __init__(self, host: Host, lines: int, stack: Stack = STACKS[0]) -> None:
-        self.host, self.stack = host, stack
+    def __init__(self, host: Host, lines: int, chance: Chance = LIKELIEST) -> None:
+        self.host, self.stack, self.orders = host, chance.stack, iter(chance.orders)
         self.written: set[int] = set()          # by the controller since the last fork
         self.copied = False
         self.printed = 0
@@ -150,7 +191,7 @@ class Image:
             self._read(me, page)
             self._write(me, page)
         host.mprotect(me, RELRO * PAGE_SIZE, RELRO_PAGES * PAGE_SIZE, R)
-        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *stack.controllers))
+        self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *self.stack.at_start))
         host.drain_all()
         host.pwrite(program, 0, PROGRAM_PAGES)                  # used a second time: in constant use
         host.drain_all()
@@ -176,16 +217,18 @@ class Image:
         pid = self.host.fork(self.host.controller)
         self.written.clear()
         self.host.set_cpu(pid, cpu)
-        self._mine(pages_of(PROCESSES + number * PROCESS_BYTES, 16))
+        self._mine(self.stack.controllers)
+        self.process(number)
         for page in (*WORKERS_OWN, *self.stack.workers):
             self._write(pid, page)
-        for page in USED_TEXT:
+        for page in (LOOP, CALLS, SWITCH):
             self._read(pid, page)
         return pid
 
     def command(self, pid: int) -> None:
         """A worker receives a command: it writes its command block, its thread's data and its stack."""
-        for page in (COMMAND_PAGE, TLS_PAGE, self.stack.frame[1]):
+        self._read(pid, SWITCH)
+        for page in (COMMAND_PAGE, TLS_PAGE, *self.stack.frame):
             self._write(pid, page)
 
     def wait(self, pid: int) -> None:
@@ -196,21 +239,25 @@ class Image:
     def touch(self, pid: int) -> None:
         """Before it touches memory a worker saves where to go on after a signal."""
         self._write(pid, TOUCH_PAGE)
+        self._read(pid, SETJMP)
 
     def signal(self, pid: int) -> None:
-        """A worker catches a signal: the frame for its handler is written below its own, onto the last page of its
-        stack."""
-        self._write(pid, self.stack.workers[0])
+        """A worker catches a signal: the frame for its handler is written below its own."""
+        for page in reversed(self.stack.signal):
+            self._write(pid, page)
 
     def fork(self, pid: int) -> int:
-        """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data is written by
-        the child alone. -> pid of the child"""
+        """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data and the C
+        library's own are written by the child alone. -> pid of the child"""
         child = self.host.fork(pid)
-        top = self.stack.frame[1]
-        writes = {pid: (COMMAND_PAGE, top), child: (COMMAND_PAGE, top, TLS_PAGE)}
-        for process in (child, pid) if self.host.child_runs_first else (pid, child):
+        child_first = next(self.orders, self.host.child_runs_first)
+        writes = {pid: (COMMAND_PAGE, *self.stack.frame),
+                  child: (TLS_PAGE, *CHILDS_OWN, *self.stack.frame, COMMAND_PAGE)}
+        for process in (child, pid) if child_first else (pid, child):
             for page in writes[process]:
                 self._write(process, page)
+        for page in (LOOP, CALLS):
+            self._read(child, page)
         return child
 
     def local_drain(self, pid: int) -> tuple[int, int]:
@@ -230,7 +277,7 @@ class Image:
     def start(self) -> None:
         """It reads the counters for the first time, and prints step 0."""
         self.count()
-        self._print(STEP_0)
+        self.prints(STEP_0)
 
     def count(self) -> None:
         """It reads the counters."""
@@ -240,28 +287,41 @@ class Image:
         """It gives out an address for a region."""
         self._mine(pages_of(*NEXT_ADDRESS))
 
+    def process(self, number: int, length: int = PROCESS_HEAD) -> None:
+        """It notes that process `number` is there, or is no more; a fork's child has a copy of all of its parent's."""
+        self._mine(pages_of(PROCESSES + number * PROCESS_BYTES, length))
+
+    def region(self, number: int, place: int) -> None:
+        """It notes a region of process `number`, in that place of its list."""
+        self._mine(pages_of(PROCESSES + number * PROCESS_BYTES + PROCESS_HEAD + place * REGION_BYTES, REGION_BYTES))
+
     def create(self, number: int, sparse: bool) -> None:
         """It makes its file `number`."""
         self._mine(pages_of(FILES + number * FILE_BYTES, FILE_BYTES))
         if not sparse:
             self._mine(pages_of(*FILL))
 
-    def look(self, processes: Sequence[tuple[int, int, list[Region]]], files: Sequence[File]) -> None:
-        """It looks at the living `processes` (number, pid, regions) and the files."""
-        for _, pid, regions in processes:
-            self._mine(pages_of(BIG, len(self.host.vmas(pid)) * smaps_bytes(self.host.release)))
-            for region in regions:
-                self._mine((*pages_of(*PAGEMAP), *pages_of(STATES, region.pages * STATE_BYTES)))
-        for file in files:
-            self._mine((*pages_of(*MINCORE), *pages_of(STATES, file.pages * STATE_BYTES)))
+    def reads_process(self, pid: int) -> None:
+        """It reads status and smaps of a process."""
+        self._mine(pages_of(BIG, len(self.host.vmas(pid)) * smaps_bytes(self.host.release)))
 
-    def print(self, record: dict[str, Any]) -> None:
-        """It prints what it saw."""
-        self._print(printed(record))
+    def reads_region(self, pages: int) -> None:
+        """It reads the pagemap of a region."""
+        self._mine((*pages_of(*PAGEMAP), *pages_of(STATES, pages * STATE_BYTES)))
 
-    def _print(self, length: int) -> None:
-        self._mine(pages_of(OUTPUT + self.printed, length))
+    def reads_file(self, pages: int) -> None:
+        """It asks which pages of a file are cached."""
+        self._mine((*pages_of(*MINCORE), *pages_of(STATES, pages * STATE_BYTES)))
+
+    def prints(self, length: int) -> None:
+        """It prints so many bytes more of a record."""
+        self._mine((STREAM_PAGE, *pages_of(OUTPUT + self.printed, length)))
         self.printed += length
+
+    def printed_all(self, start: int, record: dict[str, Any]) -> None:
+        """It has printed all of this record, which begins at byte `start`."""
+        self.printed = start
+        self.prints(printed(record))
 
     def copy(self, file: int, offset: int, *, write: bool) -> None:
         """A copy from or to a file. A first write whose buffer is not there yet fails after the page was looked up,

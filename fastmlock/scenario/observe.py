@@ -1,8 +1,10 @@
 """What the recorder sees after a command: VmLck, VMAs, pages of regions and of files, as JSON-able values."""
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .system import (
     PAGE_SIZE, SystemUnderTest, VM_HUGETLB, VM_IO, VM_LOCKED, VM_LOCKONFAULT, VM_PFNMAP, VM_READ,
@@ -85,6 +87,22 @@ def _covered(region: Region, regions: list[Region]) -> bool:
                and region.addr < other.addr + other.pages * PAGE_SIZE for other in regions)
 
 
+class Recorder(Protocol):
+    """What looking takes of the memory of the process that looks, in the order in which it looks."""
+
+    def reads_process(self, pid: int) -> None: ...
+    def reads_region(self, pages: int) -> None: ...
+    def reads_file(self, pages: int) -> None: ...
+    def prints(self, length: int) -> None:
+        """`length` more bytes of the record are printed."""
+        ...
+
+
+def length(value: object) -> int:
+    """Bytes of a value as the recorder prints it."""
+    return len(json.dumps(value, separators=(",", ":")))
+
+
 class Observer:
     """Looks at one system. `files` is the runner's list, shared with it; `forget_lost` as in `run`."""
 
@@ -92,12 +110,30 @@ class Observer:
         self.system, self.files, self.forget_lost = system, files, forget_lost
         self.shows_lf = bool(getattr(system, "smaps_shows_lf", True))
 
-    def look(self, processes: Iterable[tuple[int, int, list[Region]]]) -> dict[str, object]:
-        """The "p" and "f" of a record, of the living `processes` (number, pid, regions) and all files."""
+    def look(self, processes: Iterable[tuple[int, int, list[Region]]],
+             recorder: Recorder | None = None) -> dict[str, object]:
+        """The "p" and "f" of a record, of the living `processes` (number, pid, regions) and all files.
+
+        A `recorder`'s own pages change while it looks, and with them what it sees of frames that come to it.
+        """
         page = self._pages()
-        p = {f"p{number}": {"VmLck": self.system.vm_lck(pid), "reg": self._regions(pid, regions, page)}
-             for number, pid, regions in processes}
-        f = {file.name: runs(self._file(file, page)) for file in self.files}
+        p: dict[str, object] = {}
+        f: dict[str, object] = {}
+        for number, pid, regions in processes:
+            if recorder:
+                recorder.reads_process(pid)
+            state = {"VmLck": self.system.vm_lck(pid), "reg": {}}
+            if recorder:
+                recorder.prints(length({f"p{number}": state}))
+            state["reg"] = self._regions(pid, regions, page, recorder)
+            p[f"p{number}"] = state
+        for file in self.files:
+            if recorder:
+                recorder.reads_file(file.pages)
+                page = self._pages()
+            f[file.name] = runs(self._file(file, page))
+            if recorder:
+                recorder.prints(length({file.name: f[file.name]}))
         return {"p": p, "f": f}
 
     def _pages(self) -> Callable[[str, int], PageState]:
@@ -112,14 +148,23 @@ class Observer:
             return kind, *state
         return page
 
-    def _regions(self, pid: int, regions: list[Region],
-                 page: Callable[[str, int], PageState]) -> dict[str, object]:
+    def _regions(self, pid: int, regions: list[Region], page: Callable[[str, int], PageState],
+                 recorder: Recorder | None) -> dict[str, object]:
         if not regions:
             return {}
         vmas = self.system.vmas(pid)
-        return {region.name: {"vma": self._vmas(vmas, region),
-                              "pg": runs(self._region(pid, region, page, _covered(region, regions)))}
-                for region in regions}
+        shown: dict[str, object] = {}
+        for region in regions:
+            vma = self._vmas(vmas, region)
+            if recorder:
+                recorder.prints(length({region.name: {"vma": vma}}))
+                recorder.reads_region(region.pages)
+                page = self._pages()
+            pages = runs(self._region(pid, region, page, _covered(region, regions)))
+            if recorder:
+                recorder.prints(length({"pg": pages}))
+            shown[region.name] = {"vma": vma, "pg": pages}
+        return shown
 
     def _vmas(self, vmas: list[tuple[int, int, int, int, int]], region: Region) -> list[list[int | str]]:
         start, end = region.addr, region.addr + region.pages * PAGE_SIZE

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from . import commands as c
 from . import races
-from .image import STACKS, Host, Image, Stack
+from .image import LIKELIEST, PROCESS_BYTES, Chance, Host, Image
 from .language import ScenarioError
-from .observe import File, Observer, Region, changes
+from .observe import File, Observer, Region, changes, length
 from .system import (
     HEAP, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, NotSupported, PAGE_SIZE,
     SystemUnderTest,
@@ -52,22 +52,23 @@ class _Process:
     def region(self, name: str) -> Region | None:
         return next((region for region in self.regions if region.name == name), None)
 
-    def set_region(self, region: Region) -> None:
-        """Puts `region` in place of the one of that name, or at the end."""
+    def set_region(self, region: Region) -> int:
+        """Puts `region` in place of the one of that name, or at the end; -> its place."""
         for at, old in enumerate(self.regions):
             if old.name == region.name:
                 self.regions[at] = region
-                return
+                return at
         self.regions.append(region)
+        return len(self.regions) - 1
 
 
 def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", image: bool = False,
-        forget_lost: bool = False, stack: Stack = STACKS[0], real: Sequence[Record] = (),
+        forget_lost: bool = False, chance: Chance = LIKELIEST, real: Sequence[Record] = (),
         watch: Callable[[Runner], None] | None = None) -> Iterator[Record]:
     """Runs `scenario` on a fresh `system`; yields step 0, then one record per command.
 
     `kernel` is the release named by step 0. With `image` the processes have the recorder's own memory beside the
-    regions (`fastmlock.scenario.image`, `stack` a placement of theirs), where the system can give it to them and no
+    regions (`fastmlock.scenario.image`, with this `chance`), where the system can give it to them and no
     process does what the recorder's cannot (exec); `real`
     are the records whose printing filled its buffers, if not those of this run. The recorder shows a page of a file
     by the pfn last seen, even where another page has taken its place since; with `forget_lost` a page that has left
@@ -75,7 +76,7 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
     after each step. Raises `ScenarioError` where a command needs a region that was never mapped, `NotSupported` where
     the system has no such path.
     """
-    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, stack=stack)
+    runner = Runner(scenario, system, image=image, forget_lost=forget_lost, chance=chance)
     printed = {record["step"]: record for record in real}
     start = before = runner.start()
     yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
@@ -88,9 +89,13 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
         if reply.sig:
             record["sig"] = reply.sig
         record["dv"], record["dvs"] = changes(now, start), changes(now, before)
+        if runner.image:
+            begun = runner.image.printed
+            runner.image.prints(length({key: value for key, value in {**record, **printed.get(step, {})}.items()
+                                        if key in record}))
         record.update(runner.look())
         if runner.image:
-            runner.image.print(printed.get(step, record))
+            runner.image.printed_all(begun, printed.get(step, record))
         before = now
         if watch is not None:
             watch(runner)
@@ -101,7 +106,7 @@ class Runner:
     """Carries out the commands of one scenario on one system."""
 
     def __init__(self, scenario: c.Scenario, system: SystemUnderTest, *, image: bool = False,
-                 forget_lost: bool = False, stack: Stack = STACKS[0]) -> None:
+                 forget_lost: bool = False, chance: Chance = LIKELIEST) -> None:
         self.scenario, self.system = scenario, system
         self.cpus = int(getattr(system, "cpus", 2))
         self.worker_cpu = int(getattr(system, "worker_cpu", 0))
@@ -112,7 +117,7 @@ class Runner:
         self.next_address = FIRST_ADDRESS
         self.image: Image | None = None
         if image and isinstance(system, Host) and not any(isinstance(one, c.Exec) for one in scenario.commands):
-            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, stack)
+            self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, chance)
 
     def start(self) -> dict[str, int]:
         """Starts the processes that no fork makes; -> the counters before the first command."""
@@ -143,9 +148,7 @@ class Runner:
     def look(self) -> dict[str, object]:
         """What stands now: the "p" and "f" of a record."""
         there = self.living()
-        if self.image:
-            self.image.look(there, self.files)
-        return self.observer.look(there)
+        return self.observer.look(there, self.image)
 
     def step(self, command: c.Command) -> Reply:
         """Carries out one command, in each of its processes in turn.
@@ -157,7 +160,7 @@ class Runner:
         if isinstance(command, c.Exit) and len(command.procs) > 1:
             for number in command.procs:
                 self._receives(self.processes[number])
-                self._gone(self.processes[number])
+                self._gone(self.processes[number], number)
             return Reply()
         replies = [self._reply(command, number) for number in command.procs]
         return next((reply for reply in reversed(replies) if reply.ret == -1), replies[0])
@@ -176,14 +179,14 @@ class Runner:
         if not isinstance(command, c.Kill):
             self._receives(process)
         if isinstance(command, (c.Exit, c.Kill)):
-            return self._gone(process)
+            return self._gone(process, number)
         if isinstance(command, c.Mmap):
             return self._mmap(command, number, process)
         if isinstance(command, c.Brk):
-            return self._brk(command, process)
+            return self._brk(command, number, process)
         region = self._region(command, number, process)
         if isinstance(command, c.Mremap) and region is not None:
-            return self._mremap(command, process, region)
+            return self._mremap(command, number, process, region)
         if process.pid is None or not self._alive(process):
             return DEAD
         if isinstance(command, c.Fork):
@@ -209,17 +212,21 @@ class Runner:
             process.pid = None
         return process.pid is not None
 
-    def _gone(self, process: _Process) -> Reply:
+    def _gone(self, process: _Process, number: int) -> Reply:
         """Ends a process. Its regions stay known by name, as the recorder keeps them."""
         if process.pid is None or not self._alive(process):
             return DEAD
         self.system.exit(process.pid)
         process.pid = None
+        if self.image:
+            self.image.process(number)
         return Reply()
 
     def _fork(self, command: c.Fork, process: _Process, pid: int) -> Reply:
         child = self.image.fork(pid) if self.image else self.system.fork(pid)
         self.processes[command.child] = _Process(child, [replace(region) for region in process.regions])
+        if self.image:
+            self.image.process(command.child, PROCESS_BYTES)
         return Reply()
 
     def _exec(self, process: _Process, pid: int) -> Reply:
@@ -268,19 +275,24 @@ class Runner:
                                     command.offset * PAGE_SIZE)
         if ret == -1:
             return Reply(ret, err)
-        process.set_region(Region(command.region, ret, command.pages, file, command.offset, command.shared))
+        self._keep(process, number, Region(command.region, ret, command.pages, file, command.offset, command.shared))
         return Reply()
 
-    def _brk(self, command: c.Brk, process: _Process) -> Reply:
+    def _keep(self, process: _Process, number: int, region: Region) -> None:
+        place = process.set_region(region)
+        if self.image:
+            self.image.region(number, place)
+
+    def _brk(self, command: c.Brk, number: int, process: _Process) -> Reply:
         """-> the pages that the heap has then"""
         if process.pid is None or not self._alive(process):
             return DEAD
         end, _ = self.system.brk(process.pid, HEAP + command.pages * PAGE_SIZE)
         pages = (end - HEAP) // PAGE_SIZE
-        process.set_region(Region(command.region, HEAP, pages, None, 0, False))
+        self._keep(process, number, Region(command.region, HEAP, pages, None, 0, False))
         return Reply(pages)
 
-    def _mremap(self, command: c.Mremap, process: _Process, region: Region) -> Reply:
+    def _mremap(self, command: c.Mremap, number: int, process: _Process, region: Region) -> Reply:
         new_address = self._new_address() if command.flags & MREMAP_FIXED else 0
         if process.pid is None or not self._alive(process):
             return DEAD
@@ -289,8 +301,8 @@ class Runner:
                                       _bytes(command.new_pages), command.flags, new_address)
         if ret == -1:
             return Reply(ret, err)
-        process.set_region(Region(command.target, ret, command.new_pages, region.file,
-                                  region.offset + command.offset, region.shared))
+        self._keep(process, number, Region(command.target, ret, command.new_pages, region.file,
+                                           region.offset + command.offset, region.shared))
         return Reply(0 if ret == address else 1)
 
     # ---- files
