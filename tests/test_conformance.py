@@ -15,6 +15,7 @@ FRAMES = "a file's page is shown by the frame it had last, which another page ha
 HOST_ZERO_PAGE = "PG_referenced of the one zero page of a shared machine"
 REFAULT = "refault distance against the machine's own active file pages"
 OWN_TEXT = "how far the machine had used the recorder's program file"
+OWN_MEMORY = "one of the recorder's own pages"
 ZERO_PAGE = "PG_referenced of the one zero page, left behind by the scenario before"
 
 #: (kernel, scenario) -> steps that differ in hard fields, steps that differ in soft ones only, why

@@ -175,6 +175,7 @@ class Image:
     def __init__(self, host: Host, lines: int, chance: Chance = LIKELIEST) -> None:
         self.host, self.stack, self.orders = host, chance.stack, iter(chance.orders)
         self.written: set[int] = set()          # by the controller since the last fork
+        self.running: set[tuple[int, int]] = set()
         self.copied = False
         self.printed = 0
         me = host.controller
@@ -202,6 +203,13 @@ class Image:
     def _write(self, pid: int, page: int) -> None:
         self.host.touch(pid, page * PAGE_SIZE, 1, True)
 
+    def _run(self, pid: int, page: int) -> None:
+        """A page of the program comes to be run. It is brought in once: the file is the guest's root's, not of the
+        cgroup whose memory a scenario may have reclaimed."""
+        if (pid, page) not in self.running:
+            self.running.add((pid, page))
+            self._read(pid, page)
+
     def _mine(self, pages: Iterable[int]) -> None:
         """The controller writes these pages."""
         for page in pages:
@@ -227,7 +235,7 @@ class Image:
 
     def command(self, pid: int) -> None:
         """A worker receives a command: it writes its command block, its thread's data and its stack."""
-        self._read(pid, SWITCH)
+        self._run(pid, SWITCH)
         for page in (COMMAND_PAGE, TLS_PAGE, *self.stack.frame):
             self._write(pid, page)
 
@@ -239,7 +247,7 @@ class Image:
     def touch(self, pid: int) -> None:
         """Before it touches memory a worker saves where to go on after a signal."""
         self._write(pid, TOUCH_PAGE)
-        self._read(pid, SETJMP)
+        self._run(pid, SETJMP)
 
     def signal(self, pid: int) -> None:
         """A worker catches a signal: the frame for its handler is written below its own."""
