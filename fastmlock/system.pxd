@@ -12,6 +12,7 @@ cdef class System(View):
     cdef dict shm_held              # user -> pages of locked segments
     cdef dict shm_owner             # segment -> user; others are everybody's
     cdef readonly int release
+    cdef set offline_cpus
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults
     cdef long next_observer

@@ -18,6 +18,7 @@ compiled flows.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
+from fastmlock.flows.hotplug cimport online_pages
 from fastmlock.flows.step cimport flow_start, run_untimed
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
@@ -30,7 +31,8 @@ import errno as _errno
 import numpy as np
 
 from fastmlock import kernels
-from fastmlock.scenario.system import NotSupported
+from fastmlock.scenario import memcg
+from fastmlock.scenario.system import CPU_SWITCH, NotSupported
 from fastmlock.audit.consistency import problems
 from fastmlock.state.layout import K
 from fastmlock.state.world import ModelError
@@ -55,6 +57,7 @@ NOT_MODELLED = {
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_MIGRATE: "migration of a KSM page",
+    <int>F_SHRINK_LIST: "a scan of a list with huge pages",
 }
 
 
@@ -97,6 +100,7 @@ cdef class System(View):
         self.kernel = kernel if isinstance(kernel, str) else "custom"
         self.checking = False
         self.shm_locked = {}
+        self.offline_cpus = set()
         self.shm_held = {}
         self.shm_owner = {}
         self.cpus = cpus
@@ -208,13 +212,20 @@ cdef class System(View):
         """Task records in use; processes are 1 to nr_tasks - 1."""
         return self.w.nr_tasks
 
-    def spawn(self, *, int cpu=0):
-        """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. -> pid"""
+    def spawn(self, *, int cpu=0, int memcg=0, node=None):
+        """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. The pages it brings in
+        are charged to the memory cgroup `memcg` and come from `node`, or (None) from the node of its cpu. -> pid"""
         cdef World *w = self.w
         cdef Task *t
         self.reserve(tasks=1, mms=1)
         if cpu < 0 or cpu >= w.nr_cpus:
             raise ValueError(f"cpu {cpu}: there are {w.nr_cpus}")
+        if cpu in self.offline_cpus:
+            raise ValueError(f"cpu {cpu} is offline")
+        if not 0 <= memcg < w.nr_lruvecs // w.nr_nodes:
+            raise ValueError(f"memory cgroup {memcg}: there are {w.nr_lruvecs // w.nr_nodes}")
+        if node is not None and not 0 <= node < w.nr_nodes:
+            raise ValueError(f"node {node}: there are {w.nr_nodes}")
         pid = w.nr_tasks
         w.nr_tasks += 1
         t = &w.tasks[pid]
@@ -225,6 +236,8 @@ cdef class System(View):
         t.rlimit_memlock = w.tr.rlimit_memlock
         t.cap_ipc_lock = 1
         t.uid = 0
+        t.memcg = memcg
+        t.node = 0 if node is None else node + 1
         self.check()
         return pid
 
@@ -243,6 +256,8 @@ cdef class System(View):
         c.rlimit_memlock = p.rlimit_memlock
         c.cap_ipc_lock = p.cap_ipc_lock
         c.uid = p.uid
+        c.memcg = p.memcg
+        c.node = p.node
         self.call(pid, F_SYS_FORK, c.mm)
         if p.mm in self.ksm_mms:
             self.ksm_mms.append(c.mm)
@@ -266,6 +281,8 @@ cdef class System(View):
     def set_cpu(self, int pid, int cpu):
         if cpu < 0 or cpu >= self.w.nr_cpus:
             raise ValueError(f"cpu {cpu}: there are {self.w.nr_cpus}")
+        if cpu in self.offline_cpus:
+            raise ValueError(f"cpu {cpu} is offline")
         self.w.tasks[pid].cpu = cpu
 
     def set_rlimit_memlock(self, int pid, limit_bytes):
@@ -528,8 +545,11 @@ cdef class System(View):
         done, _ = self.call(pid, F_TOUCH, addr >> 12, pages, write)
         return done, self.w.tasks[pid].sig
 
-    def move_pages(self, int pid, addr):
-        """move_pages(2) of one page to the node it is on: drains every cpu. -> (status, 0)"""
+    def move_pages(self, int pid, addr, node=None):
+        """move_pages(2) of one page, to the node it is on if no other is named: drains every cpu. -> (status, 0), status
+        0 or the node, or minus an errno: EACCES for a page that others map too, EBUSY for one that cannot be moved."""
+        if node is not None and not 0 <= node < self.w.nr_nodes:
+            return -_errno.ENODEV, 0
         self.drain_all()
         kind, pfn = self.pte(pid, addr)
         vma = self.find(pid, addr)
@@ -538,7 +558,14 @@ cdef class System(View):
         if kind == "-":
             anonymous = not self.w.vmas[vma].mapping
             return -_errno.EFAULT if anonymous and self.w.tr.move_pages_efault else -_errno.ENOENT, 0
-        return (-_errno.ENOENT, 0) if kind == "s" else (0, 0)
+        if kind == "s":
+            return -_errno.ENOENT, 0
+        if node is None or self.w.pages[<long>pfn].node == node:
+            return node or 0, 0
+        if self.w.pages[<long>pfn].mapcount > 1:
+            return -_errno.EACCES, 0
+        self.make_room(1)
+        return (node if self.call(pid, F_MOVE_PAGES, pfn, node + 1)[0] else -_errno.EBUSY), 0
 
     def local_drain(self, int pid):
         """lru_add_drain() on the process's cpu."""
@@ -632,10 +659,15 @@ cdef class System(View):
         return self.call(self.controller, F_COMPACT)
 
     def reclaim(self, long pages):
-        """One pass of reclaim over the file lists: at most `pages` of each active and each inactive one. -> (freed, 0)"""
+        """One pass of reclaim: at most `pages` of each active and each inactive list of files and, with swap, of anonymous
+        memory and tmpfs. -> (freed, 0)"""
         if pages < 0:
             return -1, _errno.EINVAL
         return self.call(self.controller, F_SYS_RECLAIM, pages)
+
+    def reclaim_all(self):
+        """A memory cgroup gives up all it can, pass by pass over the lists. -> pages freed"""
+        return self.call(self.controller, F_SYS_RECLAIM, -1)[0]
 
     def reap(self, int pid):
         """The OOM reaper takes what it may of a process that is killed; the process itself exits later. EAGAIN if its
@@ -682,6 +714,40 @@ cdef class System(View):
         self.reap(pid)
         self.exit(pid)
 
+    # ------------------------------------------------------------ what leaves the machine
+    def set_cpu_online(self, int cpu, bint online):
+        """A cpu is unplugged: its tasks move to the first one, its batches are drained, what it has counted is another's.
+        Or it comes back, empty. The first cpu has no switch. -> (ret, errno)"""
+        if not 0 < cpu < self.w.nr_cpus:
+            return -1, _errno.ENOENT
+        if online:
+            self.offline_cpus.discard(cpu)
+        elif cpu not in self.offline_cpus:
+            for pid in range(1, self.w.nr_tasks):
+                if self.w.tasks[<int>pid].cpu == cpu:
+                    self.w.tasks[<int>pid].cpu = 0
+            self.offline_cpus.add(cpu)
+            self.call(self.controller, F_CPU_DEAD, cpu)
+        return 0, 0
+
+    def cpu_is_online(self, int cpu):
+        return 0 <= cpu < self.w.nr_cpus and cpu not in self.offline_cpus
+
+    def offline_pages(self, long first, long pages):
+        """The frames [first, first + pages) leave the machine; what is in them, locked or not, moves to others. EBUSY if
+        something cannot be moved (the zero page, a page that somebody holds); then all stay. -> (ret, errno)"""
+        if first < 1 or pages < 0 or first + pages > self.w.pages_used:
+            return -1, _errno.EINVAL
+        self.make_room(pages)
+        return (-1, _errno.EBUSY) if self.call(self.controller, F_OFFLINE, first, first + pages)[0] else (0, 0)
+
+    def online_pages(self, long first, long pages):
+        """Frames that had left are free memory again."""
+        if first < 1 or pages < 0 or first + pages > self.w.pages_used:
+            return -1, _errno.EINVAL
+        online_pages(self.w, first, first + pages)
+        return 0, 0
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
@@ -705,6 +771,14 @@ cdef class System(View):
             if value not in _THP:
                 return -1, _errno.EINVAL
             self.set_thp(_THP[value])
+        elif switch := CPU_SWITCH.fullmatch(path):
+            if value not in ("0", "1"):
+                return -1, _errno.EINVAL
+            return self.set_cpu_online(int(switch[1]), value == "1")
+        elif path == memcg.HIGH:
+            return memcg.high(value, self.reclaim_all)
+        elif path == memcg.RECLAIM:
+            return memcg.reclaim(value, self.release, self.reclaim_all)
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return 0, 0

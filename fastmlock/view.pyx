@@ -104,6 +104,12 @@ cdef class View(WorldHandle):
             at = next_mapped(w, w.tasks[pid].mm, at + 1, vpn + pages)
         return out
 
+    def memory_stat(self, int memcg):
+        """memory.stat of a memory cgroup, the lines of its LRU lists in bytes: inactive_anon ... unevictable."""
+        rows = self.lruvecs[1:][self.lruvecs[1:]["memcg"] == memcg]["nr"].sum(axis=0)
+        names = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+        return {name: int(rows[i]) * 4096 for i, name in enumerate(names)}
+
     @property
     def swap_sizes(self):
         """Slots of the swap device, how many are in use, and of how many the page is in the swap cache; 0 0 0 without."""

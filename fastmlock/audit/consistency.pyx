@@ -242,7 +242,7 @@ cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[:
     for page in range(1, w.pages_used):
         p = &w.pages[page]
         want = mapped[page] + held[page] + cached[page]
-        if p.flags & PG_reserved:
+        if p.flags & (PG_reserved | PG_offline):
             continue
         if p.flags & PG_head:
             want = huge[page]

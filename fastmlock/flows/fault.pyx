@@ -126,7 +126,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 return ask(t, f, FT_ZERO, REQ_SPIN_LOCK, LK_PTL, f.i)
             if not anon_vma_prepare(w, vma):
                 return REQ_ERROR
-            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
+            f.k = alloc_task_page(w, t)
             if not f.k:
                 return REQ_ERROR
             return ask(t, f, FT_ANON, REQ_SPIN_LOCK, LK_PTL, f.i)
@@ -194,7 +194,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if write and not v.flags & VM_SHARED and not anon_vma_prepare(w, vma):
             return REQ_ERROR
         if write and not v.flags & VM_SHARED and not f.k:
-            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)       # before the file's page is looked for
+            f.k = alloc_task_page(w, t)             # before the file's page is looked for
             if not f.k:
                 return REQ_ERROR
         if pgoff >= w.mappings[v.mapping].size:
@@ -218,7 +218,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             if v.flags & VM_RAND_READ:
                 return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff, 1)
             return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff)
-        f.j = shmem_alloc(w, t.cpu, v.mapping, pgoff)
+        f.j = shmem_alloc(w, t, v.mapping, pgoff)
         if not f.j:
             return REQ_ERROR
         get_page(w, f.j)
@@ -336,7 +336,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             get_page(w, compound_head(w, f.j))
         if not anon_vma_prepare(w, vma):
             return REQ_ERROR
-        f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
+        f.k = alloc_task_page(w, t)
         if not f.k:
             return REQ_ERROR
         if f.j:
@@ -462,7 +462,7 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
         f.i += 1
         if find_get_page(w, <uint32_t>f.a, f.i - 1):
             continue
-        page = add_to_page_cache(w, t.cpu, <uint32_t>f.a, f.i - 1)
+        page = add_to_page_cache(w, t, <uint32_t>f.a, f.i - 1)
         if not page:
             return REQ_ERROR
         if f.i - 1 == f.k and not (not f.c and f.i - 1 == f.b):

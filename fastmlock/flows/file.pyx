@@ -34,8 +34,8 @@ cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
             if m.shmem and mark_page_accessed(w, t.cpu, page):
                 return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
             continue
-        page = shmem_alloc(w, t.cpu, <uint32_t>f.a, f.b + f.i - 1) if m.shmem \
-            else add_to_page_cache(w, t.cpu, <uint32_t>f.a, f.b + f.i - 1)
+        page = shmem_alloc(w, t, <uint32_t>f.a, f.b + f.i - 1) if m.shmem \
+            else add_to_page_cache(w, t, <uint32_t>f.a, f.b + f.i - 1)
         if not page:
             return REQ_ERROR
         if m.shmem:

@@ -57,7 +57,7 @@ cdef enum Flow:
     F_FILE_READ             # a = mapping, b = pgoff, c = pages
     F_TRUNCATE              # a = mapping, b = first page gone, c = first page kept behind, d = new size or -1
     F_FADVISE               # a = mapping, b = first page, c = end page
-    F_MOVE_PAGES            # a = vma, b = vpn
+    F_MOVE_PAGES            # move_pages of one page: a = page, b = node + 1; ret = moved
     F_DROP_CACHES           # a = mapping
     F_MAP_LOOP              # a bystander's loop of mmap and munmap: a = addr, b = mapping, c to d = tasks that must be gone
     F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
@@ -70,12 +70,12 @@ cdef enum Flow:
     F_MOVE_TABLES           # move_page_tables: a = old vpn, b = new vpn, c = pages
     F_MOVE_VMA              # a = vma, b = old vpn, c = old pages | new pages << 32, d = new vpn; res = vpn or -errno
     F_TRY_TO_UNMAP          # a = page; res = unmapped everywhere
-    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page, b = ask for references; res = freed
+    F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page, b = SHRINK_...; res = freed
     F_PAGE_REFERENCED       # page_referenced: a = page; res = SEEN_..., or -1
     F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
-    F_SYS_RECLAIM           # a = pages of each list; ret = freed
+    F_SYS_RECLAIM           # a = pages of each list, -1 for all that can be had; ret = freed
     F_OOM_REAP              # a = mm
-    F_MIGRATE               # unmap_and_move: a = page; res = moved
+    F_MIGRATE               # unmap_and_move: a = page, b = node + 1 or 0; res = moved
     F_TRY_TO_MIGRATE        # a = page
     F_REMOVE_MIGRATION      # a = old page, b = new page
     F_COMPACT
@@ -106,6 +106,8 @@ cdef enum Flow:
     F_KSM_UNMERGE           # a = vma, b = start, c = end
     F_FSYNC                 # vfs_fsync_range: a = mapping, b = first page, c = end page
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
+    F_OFFLINE               # offline_pages: a = first frame, b = end; ret = frames still in use
+    F_CPU_DEAD              # page_alloc_cpu_dead: a = cpu
     NR_FLOWS = 256
 
 cdef enum FaultFlag:

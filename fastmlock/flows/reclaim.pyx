@@ -5,7 +5,7 @@ The specification, section 2.8 and patches 08, 11 and 13. Anonymous and tmpfs pa
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page, munlock_page
-from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED
+from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED, SHRINK_ASK, SHRINK_FAR
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache, page_cache_to_swap
 from fastmlock.mm.lru cimport *
@@ -193,19 +193,20 @@ cdef inline bint writepage(World *w, int cpu, uint32_t page) noexcept nogil:
     return True
 
 
-cdef inline void remove_mapping(World *w, uint32_t page) noexcept nogil:
-    """Out of the swap cache or the page cache, which remember that reclaim took it."""
+cdef inline void remove_mapping(World *w, uint32_t page, bint remembered) noexcept nogil:
+    """Out of the swap cache or the page cache. A page that comes back soon will be active: what one process paged out is
+    taken to come back soon, what went with all else of its cgroup is not."""
     cdef Page *p = &w.pages[page]
     if p.flags & PG_swapcache:
-        w.swap[p.private_].shadow = 1
+        w.swap[p.private_].shadow = remembered
         delete_from_swap_cache(w, page)
     else:
-        delete_from_page_cache(w, p.mapping, p.index, True)
+        delete_from_page_cache(w, p.mapping, p.index, remembered)
     p.refcount -= 1
 
 
 cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = page, b = ask for references; res = 1 if nobody has it any more but the caller, who isolated it. A page that
+    """a = page, b = SHRINK_ASK, SHRINK_FAR; res = 1 if nobody has it any more but the caller, who isolated it. A page that
     must stay is active behind it, unless it is locked, and one that is locked need not keep a slot."""
     cdef uint32_t page = <uint32_t>f.a, slot
     cdef Page *p = &w.pages[page]
@@ -218,10 +219,10 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
         t.res = 0
         if not page_evictable(w, page):
             f.pc = SH_ACTIVATE
-        elif f.b and p.mapcount:
+        elif f.b & SHRINK_ASK and p.mapcount:
             return call(w, t, f, SH_REFERENCED, F_PAGE_REFERENCED, page)
     if f.pc == SH_REFERENCED:
-        if f.b and not reclaimable(w, page, t.res):
+        if f.b & SHRINK_ASK and not reclaimable(w, page, t.res):
             return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
         f.pc = SH_SPLIT
         if p.flags & PG_head:
@@ -252,7 +253,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = SH_ACTIVATE
         elif p.refcount == 2 and (p.mapping or p.flags & PG_swapcache):     # the cache's and ours alone
             if not p.flags & PG_dirty or writepage(w, t.cpu, page):
-                remove_mapping(w, page)
+                remove_mapping(w, page, not f.b & SHRINK_FAR)
                 return ask(t, f, SH_FREED, REQ_UNLOCK_PAGE, LK_PAGE, page)
             f.pc = SH_ACTIVATE
     if f.pc == SH_ACTIVATE:
@@ -362,9 +363,9 @@ cdef enum:
     MG_OLD_PUT = 12
 
 
-cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
-    """A new frame takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
-    cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node, w.pages[page].memcg)
+cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page, int node) noexcept nogil:
+    """A new frame, of that node (-1: the same), takes the page's place: PG_unevictable is copied, PG_mlocked is not."""
+    cdef uint32_t new = alloc_page(w, t.cpu, w.pages[page].node if node < 0 else node, w.pages[page].memcg)
     cdef Page *p = &w.pages[page]
     cdef Page *n = &w.pages[new]
     cdef uint32_t slot
@@ -392,7 +393,7 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page) noexcept nogil:
 
 
 cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
-    """Page a goes to a new frame: isolated, unmapped by migration entries, copied, mapped again. From patch 08 the new
+    """Page a goes to a new frame (of node b - 1, if b is not 0): isolated, unmapped by migration entries, copied, mapped again. From patch 08 the new
     page is on the LRU before its entries come back. res = moved. i = new page, j = it was mapped."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
@@ -419,7 +420,7 @@ cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
             if f.j:
                 return call(w, t, f, MG_FAILED, F_REMOVE_MIGRATION, page, page)
         else:
-            f.i = move_to_new_page(w, t, page)
+            f.i = move_to_new_page(w, t, page, <int>f.b - 1)
             if not f.i:
                 return REQ_ERROR
             w.pages[f.i].flags |= PG_locked

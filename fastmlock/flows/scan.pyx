@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Reclaim by scanning the LRU lists: lazy culling, and the repair of pages that lost their mark. (mm/vmscan.c)
 
-The specification, section 2.8, and patch 13. Scans of the file lists only: there is no swap, so anonymous and tmpfs
-pages are not scanned. One pass ages the active list, then reclaims from the inactive one; how many pages a kernel would
-scan is the caller's choice.
+The specification, section 2.8, and patch 13. One pass ages the active list, then reclaims from the inactive one; the
+lists of anonymous memory and tmpfs are scanned if there is a swap device. How many pages a kernel would scan is the
+caller's choice, but for a memory cgroup that is told to give up all it can.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page
@@ -15,6 +15,8 @@ from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
 
 cdef enum:
     SWAP_CLUSTER_MAX = 32
+    SCAN_FAR = 8
+    IDLE_PASSES = 3
 
 
 # ---- page_referenced
@@ -90,26 +92,33 @@ cdef enum:
 
 
 cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
-    """At most c pages from the tail of list b of lruvec a, 32 at a time, isolated into the task's gather. Those of the
-    active list lose their young bits and PG_active; those of the inactive list are reclaimed if they can be. What is
+    """At most c pages from the tail of list b (| SCAN_FAR: what is freed will not be back soon) of lruvec a, 32 at a time,
+    isolated into the task's gather. Those of the active list lose their young bits and PG_active; those of the inactive list are reclaimed if they can be. What is
     left goes back: unevictable pages through the lru_add batch, the others at once. res = pages freed.
     d = freed, i = pages taken, j = position."""
     cdef uint32_t *taken = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
     cdef Lruvec *lv = &w.lruvecs[f.a]
     cdef uint32_t page
+    cdef int lru = <int>f.b & ~SCAN_FAR
     if f.pc == 0:
+        if not f.c:
+            return ret(t, f.d)
         return call(w, t, f, SL_DRAINED, F_DRAIN, t.cpu)
     if f.pc == SL_DRAINED:
-        if not f.c or not lv.tail[f.b]:
+        if not lv.tail[lru]:
             return ret(t, f.d)
         w.lru_locks += 1
-        f.k = lru_lock_of(w, lv.tail[f.b])
+        f.k = lru_lock_of(w, lv.tail[lru])
         return ask(t, f, SL_LOCKED, REQ_SPIN_LOCK, LK_LRU, f.k)
     if f.pc == SL_LOCKED:
         f.i = f.j = 0
-        page = lv.tail[f.b]
+        page = lv.tail[lru]
         while page and f.i < SWAP_CLUSTER_MAX and f.c:
             f.c -= 1
+            if w.pages[page].flags & PG_head:
+                w.unsupported = f.fn
+                w.error = ERR_UNSUPPORTED
+                return REQ_ERROR
             # being freed, or somebody else has the ticket: the scan ends here
             if not w.pages[page].refcount or not test_clear(w, page, PG_lru):
                 break
@@ -117,7 +126,7 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
             del_page_from_lru_list(w, t.cpu, page)
             taken[f.i] = page
             f.i += 1
-            page = lv.tail[f.b]
+            page = lv.tail[lru]
         t.gather = 0                            # freed ones gather in front
         return ask(t, f, SL_TAKEN, REQ_SPIN_UNLOCK, LK_LRU, f.k)
     if f.pc == SL_TAKEN:
@@ -127,18 +136,20 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
     while True:
         if f.pc == SL_RELEASED:
             t.gather = 0
-            f.pc = SL_DRAINED
+            if not lv.tail[lru]:
+                return ret(t, f.d)
+            f.pc = 0
             return REQ_RESCHED
         if f.pc == SL_PAGE:
             if f.j == f.i:
                 return call(w, t, f, SL_RELEASED, F_RELEASE, list_ref(LIST_GATHER, task_index(w, t)), t.gather)
             page = taken[f.j]
-            if f.b & 1:
+            if lru & 1:
                 f.pc = SL_UNLOCKED
                 if page_evictable(w, page) and w.pages[page].mapcount and trylock_page(w, page):
                     return call(w, t, f, SL_AGED, F_PAGE_REFERENCED, page)
             else:
-                return call(w, t, f, SL_SHRUNK, F_SHRINK_PAGE, page, 1)
+                return call(w, t, f, SL_SHRUNK, F_SHRINK_PAGE, page, SHRINK_ASK | (SHRINK_FAR if f.b & SCAN_FAR else 0))
         page = taken[f.j]
         if f.pc == SL_AGED:
             return ask(t, f, SL_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, page)
@@ -172,13 +183,23 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int sys_reclaim(World *w, Task *t, Frame *f) noexcept nogil:
-    """One pass over the file lists of every lruvec: a = pages of each. i = list of all, d = freed."""
+    """One pass over the lists of every lruvec: a = pages of each. Or (a < 0) passes over all there is, until some in a row
+    have freed nothing. i = list of all, j = passes without effect, k = freed before this pass, d = freed."""
+    cdef int lists = 4 if w.swap_pages else 2
+    cdef int lru
     if f.pc == 1:
         f.d += t.res
-    if f.i < 2 * w.nr_lruvecs:
+    if f.i == lists * w.nr_lruvecs and f.a < 0:
+        f.j = f.j + 1 if f.d == f.k else 0
+        f.k = <int32_t>f.d
+        if f.j < IDLE_PASSES:
+            f.i = 0
+    if f.i < lists * w.nr_lruvecs:
+        lru = f.i % lists
         f.i += 1
-        return call(w, t, f, 1, F_SHRINK_LIST, 1 + (f.i - 1) // 2,
-                    LRU_ACTIVE_FILE if f.i & 1 else LRU_INACTIVE_FILE, f.a)
+        lru = (LRU_INACTIVE_FILE if lru < 2 else LRU_INACTIVE_ANON) + (0 if lru & 1 else 1)
+        return call(w, t, f, 1, F_SHRINK_LIST, 1 + (f.i - 1) // lists, lru | (SCAN_FAR if f.a < 0 else 0),
+                    f.a if f.a >= 0 else w.pages_used)
     return sysret(t, f.d, 0)
 
 

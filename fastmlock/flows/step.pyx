@@ -5,9 +5,9 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, huge_memory, khugepaged, ksm, mlock,
-                              mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split, swapin, synthetic,
-                              unmap)
+from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory, khugepaged, ksm,
+                              mlock, mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split, swapin,
+                              synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -41,6 +41,7 @@ oom.register(TABLE)
 shm.register(TABLE)
 split.register(TABLE)
 swapin.register(TABLE)
+hotplug.register(TABLE)
 brk.register(TABLE)
 ksm.register(TABLE)
 synthetic.register(TABLE)

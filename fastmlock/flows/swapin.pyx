@@ -69,7 +69,7 @@ cdef int do_swap_page(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = SW_GOT
         if not f.k and w.swap[f.j].count == 1:
             f.d = 0
-            f.k = <int32_t>read_swap_page(w, t.cpu, f.j, False)
+            f.k = <int32_t>read_swap_page(w, t, f.j, False)
             if not f.k:
                 return REQ_ERROR
             if lru_cache_add(w, t.cpu, f.k):
@@ -166,7 +166,7 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
             pte = pte_get(w, find_leaf(w, w.vmas[<uint32_t>f.a].mm, f.b), <int>((f.b + f.i - 1) & 511))
             slot = pte_pfn(pte) if pte & PTE_SWAP else 0
         if slot and slot < w.swap_pages and slot_in_use(w, slot) and not w.swap[slot].page:
-            page = read_swap_page(w, t.cpu, slot, True)
+            page = read_swap_page(w, t, slot, True)
             if not page:
                 return REQ_ERROR
             if slot != <uint32_t>f.c:
@@ -178,7 +178,7 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 2:
         f.pc = 3
         if not w.swap[f.c].page:
-            page = read_swap_page(w, t.cpu, <uint32_t>f.c, True)
+            page = read_swap_page(w, t, <uint32_t>f.c, True)
             if not page:
                 return REQ_ERROR
             if lru_cache_add(w, t.cpu, page):
@@ -199,7 +199,7 @@ cdef int willneed(World *w, Task *t, Frame *f) noexcept nogil:
             slot = pte_pfn(pte) if pte & PTE_SWAP else 0
         f.b += 1
         if slot and not w.swap[slot].page:
-            page = read_swap_page(w, t.cpu, slot, True)
+            page = read_swap_page(w, t, slot, True)
             if not page:
                 return REQ_ERROR
             if lru_cache_add(w, t.cpu, page):
@@ -224,7 +224,7 @@ cdef int shmem_swapin(World *w, Task *t, Frame *f) noexcept nogil:
         f.k = <int32_t>lookup_swap_cache(w, f.j, 0, 0)
         f.pc = 2
         if not f.k and w.tr.shmem_swapin_direct:
-            f.k = <int32_t>read_swap_page(w, t.cpu, f.j, False)
+            f.k = <int32_t>read_swap_page(w, t, f.j, False)
             if not f.k:
                 return REQ_ERROR
             if lru_cache_add(w, t.cpu, f.k):

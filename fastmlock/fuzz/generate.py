@@ -22,6 +22,8 @@ ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read
           "mergeable", "mergeable", "unmergeable", "sequential")
 MSYNC = ("async", "invalidate", "invalidate", "", "sync", "async invalidate", "async sync")
 SYSCTL = "sysctl /proc/sys/vm/max_map_count"
+SYSCTLS = ("sysctl /cg/t/memory.high 0", "sysctl /sys/devices/system/cpu/cpu1/online 0",
+           "sysctl /sys/devices/system/cpu/cpu1/online 1")
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,12 @@ class Profile:
 
 
 EVERYTHING = Profile()
-HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm"}))
-LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm"}))
+HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
+LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"brk", "stack", "growsdown", "remappages", "peek", "exec", "shm", "shmlock",
-                                         "shmunlock", "oomkill", "compact", "sysctl", "unmergeable", "ksm"}))
+                                         "shmunlock", "oomkill", "compact", "sysctl", "unmergeable", "ksm", "reclaim"}))
 """For the recorder in a guest, which has no words for some; what lies beside an address of the kernel's choice there
 is not modelled."""
 
@@ -392,7 +394,7 @@ class _Writer:
         return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
 
     def sysctl(self) -> str:
-        return f"{SYSCTL} {self.rng.choice((4, 6, 8, 10, 14, 65530))}"
+        return self.rng.choice((f"{SYSCTL} {self.rng.choice((4, 6, 8, 10, 14, 65530))}", *SYSCTLS))
 
     def truncate(self) -> str | None:
         file = self.rng.choice(sorted(self.files))
@@ -428,7 +430,8 @@ class _Writer:
             "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
-            "compact": (0.3, lambda: "compact"), "sysctl": (0.3, self.sysctl),
+            "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
+            "compact": (0.3, lambda: "compact"), "sysctl": (0.7, self.sysctl),
             "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
         }
 

@@ -22,12 +22,12 @@ cdef inline uint32_t swapped_slot(World *w, uint32_t mapping, int64_t pgoff) noe
     return there & ~<uint32_t>SWAPPED if there >= <uint32_t>SWAPPED and there != <uint32_t>SHADOW else 0
 
 
-cdef inline uint32_t add_to_page_cache(World *w, int cpu, uint32_t mapping, int64_t pgoff) noexcept nogil:
-    """A new page in the cache, whose reference the cache holds; 0 and w.error when memory is out. One that reclaim
+cdef inline uint32_t add_to_page_cache(World *w, Task *t, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """A new page in the cache, whose reference the cache holds; 0 and w.error when memory is out. It is charged to whom
+    the task that brings it in belongs to, and comes from the task's node unless the file is interleaved. One that reclaim
     took away comes back active (workingset_refault, every refault distance taken for short)."""
     cdef Mapping *m = &w.mappings[mapping]
-    cdef int node = <int>(pgoff % w.nr_nodes) if m.interleave else cpu_node(w, cpu)
-    cdef uint32_t page = alloc_page(w, cpu, node, m.memcg)
+    cdef uint32_t page = alloc_page(w, t.cpu, <int>(pgoff % w.nr_nodes), t.memcg) if m.interleave else alloc_task_page(w, t)
     if not page:
         return 0
     w.pages[page].mapping = mapping
@@ -39,9 +39,9 @@ cdef inline uint32_t add_to_page_cache(World *w, int cpu, uint32_t mapping, int6
     return page
 
 
-cdef inline uint32_t shmem_alloc(World *w, int cpu, uint32_t mapping, int64_t pgoff) noexcept nogil:
+cdef inline uint32_t shmem_alloc(World *w, Task *t, uint32_t mapping, int64_t pgoff) noexcept nogil:
     """tmpfs: a hole becomes a zeroed page."""
-    cdef uint32_t page = add_to_page_cache(w, cpu, mapping, pgoff)
+    cdef uint32_t page = add_to_page_cache(w, t, mapping, pgoff)
     if page:
         w.pages[page].flags |= PG_swapbacked
     return page

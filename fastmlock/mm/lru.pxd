@@ -99,7 +99,7 @@ cdef inline bint pvec_add(World *w, int cpu, int kind, uint32_t page, int entry)
     pv.kind[pv.nr] = <uint8_t>entry
     pv.nr += 1
     work(w, WK_PVEC, 1)
-    return pvec_full(w, pv, kind) or page_compound(w, page)
+    return pvec_full(w, pv, kind) or page_compound(w, page) or w.lru_disabled
 
 
 cdef inline bint lru_cache_add(World *w, int cpu, uint32_t page) noexcept nogil:

@@ -146,6 +146,11 @@ cdef inline uint32_t alloc_page(World *w, int cpu, int node, int memcg) noexcept
     return page
 
 
+cdef inline uint32_t alloc_task_page(World *w, Task *t) noexcept nogil:
+    """A page for a task: from its node, charged to its memory cgroup."""
+    return alloc_page(w, t.cpu, t.node - 1 if t.node else cpu_node(w, t.cpu), t.memcg)
+
+
 cdef inline void free_page_prepare(World *w, uint32_t page) noexcept nogil:
     """The page is nobody's; the caller has taken it off the LRU and hands it to a free list next."""
     cdef Page *p = &w.pages[page]
@@ -159,6 +164,7 @@ cdef inline void free_page_prepare(World *w, uint32_t page) noexcept nogil:
 cdef inline void free_page(World *w, int cpu, uint32_t page) noexcept nogil:
     """Back to the cpu's list, whose first it is now."""
     free_page_prepare(w, page)
+    w.pages[page].refcount = 0          # of one that was never used
     work(w, WK_FREE, 1)
     w.pages[page].lru_next = w.pcp[cpu & (PCP_LISTS - 1)]
     w.pcp[cpu & (PCP_LISTS - 1)] = page

@@ -38,6 +38,7 @@ cdef inline void swap_free(World *w, uint32_t slot) noexcept nogil:
 cdef inline void add_to_swap_cache(World *w, uint32_t page, uint32_t slot) noexcept nogil:
     """The reference of the cache is the caller's to give."""
     w.swap[slot].page = page
+    w.swap[slot].memcg = w.pages[page].memcg
     w.pages[page].private_ = slot
     w.pages[page].flags |= PG_swapcache
     touch(w, page, 1)
@@ -106,7 +107,7 @@ cdef int swapin_nr_pages(int64_t prev, int64_t at, int hits, int prev_win) noexc
 # the cached page, of a vma's entry or (vma 0) of a file's; one that was read ahead is a hit. 0 if there is none
 cdef uint32_t lookup_swap_cache(World *w, uint32_t slot, uint32_t vma, int64_t vpn) noexcept nogil
 # a new page with the slot's content, for the swap cache or past it; 0 and w.error when memory is out
-cdef uint32_t read_swap_page(World *w, int cpu, uint32_t slot, bint cached) noexcept nogil
+cdef uint32_t read_swap_page(World *w, Task *t, uint32_t slot, bint cached) noexcept nogil
 # the window to read around vpn in a vma, remembered there: pages; first = where it begins
 cdef int swap_vma_window(World *w, uint32_t vma, int64_t vpn, int64_t *first) noexcept nogil
 # the same around a slot, for a file: remembered for the whole machine

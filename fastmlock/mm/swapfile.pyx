@@ -72,8 +72,8 @@ cdef uint32_t lookup_swap_cache(World *w, uint32_t slot, uint32_t vma, int64_t v
     return page
 
 
-cdef uint32_t read_swap_page(World *w, int cpu, uint32_t slot, bint cached) noexcept nogil:
-    cdef uint32_t page = alloc_page(w, cpu, cpu_node(w, cpu), 0)
+cdef uint32_t read_swap_page(World *w, Task *t, uint32_t slot, bint cached) noexcept nogil:
+    cdef uint32_t page = alloc_page(w, t.cpu, t.node - 1 if t.node else cpu_node(w, t.cpu), <int>w.swap[slot].memcg)
     if page:
         w.pages[page].flags |= PG_swapbacked
         w.pages[page].content = CONTENT_UNKNOWN                 # what was written there is not remembered

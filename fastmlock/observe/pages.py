@@ -18,7 +18,8 @@ KPF_NOPAGE, KPF_MMAP, KPF_BUDDY = 20, 11, 10
 KPF = {
     K.PG_locked: 0, K.PG_referenced: 2, K.PG_uptodate: 3, K.PG_dirty: 4, K.PG_lru: 5, K.PG_active: 6,
     K.PG_writeback: 8, K.PG_reclaim: 9, K.PG_buddy: KPF_BUDDY, K.PG_anon: 12, K.PG_swapcache: 13,
-    K.PG_swapbacked: 14, K.PG_head: 15, K.PG_tail: 16, K.PG_unevictable: 18, K.PG_ksm: 21, K.PG_mlocked: 33,
+    K.PG_swapbacked: 14, K.PG_head: 15, K.PG_tail: 16, K.PG_unevictable: 18, K.PG_ksm: 21,
+    K.PG_offline: 23, K.PG_mlocked: 33,
 }
 KPF_ZERO_PAGE, KPF_RESERVED = 24, 32
 PTE_PRESENT, PTE_SPECIAL, PTE_SWAP, PTE_MIGRATION = 1, 16, 32, 64

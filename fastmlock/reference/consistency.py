@@ -46,13 +46,10 @@ def _references(k: Kernel, mms: list[Mm]) -> Iterator[str]:
 
 
 def _lists(k: Kernel) -> Iterator[str]:
-    on: Counter[str] = Counter()
-    for page in k.pages.values():
-        if page.on_list is not None:
-            on[page.on_list] += page.nr
-    for name, n in k.lists.items():
-        if n != on[name]:
-            yield f"list {name}: size {n}, {on[name]} pages"
+    on = Counter(page.on_list for page in k.pages.values() if page.on_list is not None)
+    for name, pages in k.lists.items():
+        if len(pages) != on[name] or any(page.on_list != name for page in pages):
+            yield f"list {name}: {len(pages)} entries, {on[name]} pages"
     for page in k.pages.values():
         if page.lru != (page.on_list is not None) or (page.lru and page.on_list != page_lru(page)):
             yield f"page {page.pfn:#x}: flags and list {page.on_list} disagree"

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import ksm, mlock, swap, swapfile
-from .state import VM_LOCKED, AnonVma, Kernel, Page, Pte, SwapPte, Vma
+from .state import VM_LOCKED, VM_SEQ_READ, AnonVma, Kernel, Page, Pte, SwapPte, Vma
 
 
 # ---------------------------------------------------------------- anon_vmas
@@ -151,7 +151,7 @@ def page_referenced(k: Kernel, page: Page) -> tuple[int, bool]:
             return referenced, True
         if pte.young:
             pte.young = False
-            referenced += 1
+            referenced += not vma.flags & VM_SEQ_READ
     return referenced, False
 
 

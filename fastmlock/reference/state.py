@@ -345,8 +345,10 @@ class Kernel:
     next_pfn: int = FIRST_FRAME
     nr_mlock: int = 0
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
-    lists: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LISTS, 0))
+    lists: dict[str, dict[Page, None]] = field(default_factory=lambda: {name: {} for name in LISTS})   # tail first
     max_map_count: int = 65530
+    lru_disabled: bool = False              # lru_cache_disable(): batches are processed at every addition
+    offline_frames: set[int] = field(default_factory=set)
     swap: SwapArea | None = None            # None: no swap device is on
     swapin_hits: int = 4                    # tmpfs: pages read ahead and wanted since, and the window before that
     swapin_prev: int = 0
@@ -402,16 +404,20 @@ def page_lru(page: Page) -> str:
     return ("active_" if page.active else "inactive_") + ("anon" if page.swapbacked else "file")
 
 
-def add_page_to_lru_list(k: Kernel, page: Page) -> None:
-    """Account the page on its list. Off the unevictable list the linkage overwrites any mlock_count, and so it
+def add_page_to_lru_list(k: Kernel, page: Page, *, tail: bool = False) -> None:
+    """Put the page at the head of its list. Off the unevictable list the linkage overwrites any mlock_count, and so it
     does on that list too while it is still threaded (before patch 06)."""
     page.on_list = page_lru(page)
-    k.lists[page.on_list] += page.nr
+    pages = k.lists[page.on_list]
+    if tail:
+        k.lists[page.on_list] = {page: None, **pages}
+    else:
+        pages[page] = None
     if not (k.traits.p06_mlock_count and page.unevictable):
         page.lru_word = LIST_LINKAGE
 
 
 def del_page_from_lru_list(k: Kernel, page: Page) -> None:
     assert page.on_list is not None
-    k.lists[page.on_list] -= page.nr
+    del k.lists[page.on_list][page]
     page.on_list = None

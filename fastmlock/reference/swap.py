@@ -61,26 +61,31 @@ def pagevec_lru_add(k: Kernel, pages: list[Page]) -> None:
     """`__pagevec_lru_add`: put pages on the list their flags ask for; the batch's references are dropped."""
     taken, pages[:] = list(pages), []
     for page in taken:
-        was_unevictable, page.unevictable = page.unevictable, False
-        page.lru = True
-        if page_evictable(page):
-            if was_unevictable:
-                k.count("rescued", page.nr)
-        else:
-            page.active = False
-            page.unevictable = True
-            if k.traits.p06_mlock_count:       # patch 10 always starts at 0: the mlock batch will count
-                page.lru_word = int(page.mlocked and not k.traits.p10_mlock_batch)
-            if not was_unevictable:
-                k.count("culled", page.nr)
-        add_page_to_lru_list(k, page)
+        lru_add_fn(k, page)
     release_pages(k, taken)
+
+
+def lru_add_fn(k: Kernel, page: Page) -> None:
+    """`__pagevec_lru_add_fn`: a page reaches its list for the first time, or comes back to it."""
+    was_unevictable, page.unevictable = page.unevictable, False
+    page.lru = True
+    if page_evictable(page):
+        if was_unevictable:
+            k.count("rescued", page.nr)
+    else:
+        page.active = False
+        page.unevictable = True
+        if k.traits.p06_mlock_count:       # patch 10 always starts at 0: the mlock batch will count
+            page.lru_word = int(page.mlocked and not k.traits.p10_mlock_batch)
+        if not was_unevictable:
+            k.count("culled", page.nr)
+    add_page_to_lru_list(k, page)
 
 
 def lru_cache_add(k: Kernel, page: Page) -> None:
     get_page(page)
     k.batches.lru_add.append(page)
-    if len(k.batches.lru_add) >= k.traits.pagevec_size or page.compound:
+    if len(k.batches.lru_add) >= k.traits.pagevec_size or page.compound or k.lru_disabled:
         pagevec_lru_add(k, k.batches.lru_add)
 
 
@@ -119,7 +124,7 @@ def _deactivate_file_fn(k: Kernel, page: Page) -> None:
         return
     del_page_from_lru_list(k, page)
     page.active = page.referenced = False
-    add_page_to_lru_list(k, page)
+    add_page_to_lru_list(k, page, tail=not page.dirty)
 
 
 def _deactivate_fn(k: Kernel, page: Page) -> None:
@@ -139,7 +144,7 @@ def _lazyfree_fn(k: Kernel, page: Page) -> None:
 def _queue_move(k: Kernel, batch: list[Page], page: Page, move: Callable[[Kernel, Page], None]) -> None:
     get_page(page)
     batch.append(page)
-    if len(batch) >= k.traits.pagevec_size or page.compound:
+    if len(batch) >= k.traits.pagevec_size or page.compound or k.lru_disabled:
         pagevec_lru_move_fn(k, batch, move)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, ESRCH
 
+from ..scenario import memcg
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
 from . import (
     brk,
     filemap,
     gup,
+    hotplug,
     huge_memory,
     khugepaged,
     ksm,
@@ -81,6 +83,7 @@ class ReferenceSystem:
         self._files: list[File] = []
         self._shared_anon: list[File] = []
         self._ksmd = ksm.Ksmd()
+        self._offline_cpus: set[int] = set()
         self._shm_locked: dict[int, int] = {}           # segment -> user that locked it
         self._shm_held: dict[int, int] = {}             # user -> pages
         self._next_observer = 0x200000000
@@ -93,7 +96,7 @@ class ReferenceSystem:
         return task
 
     def _control(self) -> Kernel:
-        self.k.cpu = self.controller_cpu
+        self.k.cpu = self._tasks[self.controller].cpu
         return self.k
 
     # ------------------------------------------------------------ processes
@@ -507,6 +510,32 @@ class ReferenceSystem:
         khugepaged.khugepaged_do_scan(k, [mm for mm in self.address_spaces() if mm is not self._controller])
         return OK
 
+    def reclaim(self, pages: int) -> tuple[int, int]:
+        """One pass of reclaim over at most so many pages of each list. -> (freed, 0)"""
+        k = self._control()
+        return (-1, EINVAL) if pages < 0 else (vmscan.shrink_lists(k, pages), 0)
+
+    # ------------------------------------------------------------ what leaves the machine
+    def set_cpu_online(self, cpu: int, online: bool) -> tuple[int, int]:
+        """Unplugs a cpu, whose tasks move to the first one, or brings it back; the first one has no switch."""
+        if not 0 < cpu < self.cpus:
+            return -1, ENOENT
+        if online:
+            self._offline_cpus.discard(cpu)
+        elif cpu not in self._offline_cpus:
+            self._offline_cpus.add(cpu)
+            for task in self._tasks.values():
+                task.cpu = 0 if task.cpu == cpu else task.cpu
+            hotplug.page_alloc_cpu_dead(self._control(), cpu)
+        return OK
+
+    def cpu_is_online(self, cpu: int) -> bool:
+        return 0 <= cpu < self.cpus and cpu not in self._offline_cpus
+
+    def offline_pages(self, first: int, pages: int) -> tuple[int, int]:
+        """Frames that exist leave the machine."""
+        return OK if hotplug.offline_pages(self._control(), first, pages) else (-1, EBUSY)
+
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""
         k = self._control()
@@ -530,6 +559,12 @@ class ReferenceSystem:
             return self.compact()
         elif path == "/proc/sys/vm/drop_caches":
             return self.drop_caches(int(value))
+        elif switch := abi.CPU_SWITCH.fullmatch(path):
+            return self.set_cpu_online(int(switch[1]), value == "1") if value in ("0", "1") else (-1, EINVAL)
+        elif path == memcg.HIGH:
+            return memcg.high(value, lambda: vmscan.reclaim_all(k))
+        elif path == memcg.RECLAIM:
+            return memcg.reclaim(value, self.release, lambda: vmscan.reclaim_all(k))
         elif path not in _HARMLESS_SYSCTLS:
             raise NotSupported(f"sysctl {path}")
         return OK
@@ -545,7 +580,7 @@ class ReferenceSystem:
     def vmstat(self) -> dict[str, int]:
         out = {"nr_mlock": self.k.nr_mlock}
         out.update({f"unevictable_pgs_{name}": n for name, n in self.k.events.items()})
-        out.update({f"nr_{name}": n for name, n in self.k.lists.items()})
+        out.update({f"nr_{name}": sum(page.nr for page in pages) for name, pages in self.k.lists.items()})
         return out
 
     def vm_lck(self, pid: int) -> int:

@@ -53,6 +53,7 @@ class Traits:
     swapin_marks: bool = True               # to 6.10: a page read in from swap is mlocked where it is mapped first
     swapin_writable: bool = False           # 6.11: a page that is this process's alone is mapped writable on a read too
     shmem_swapin_direct: bool = False       # tmpfs too reads past the swap cache (6.15)
+    lru_cache_disable: bool = True          # 5.13: while memory goes offline every addition to a batch is processed
     delayed_rmap: bool = False              # 6.2: dirty file ptes lose their rmap only when the gather flushes
     # --- system calls
     madv_populate: bool = True              # 5.14
@@ -109,7 +110,7 @@ def _table() -> dict[str, Traits]:
     v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
-                   zap_keeps_swap=False)
+                   zap_keeps_swap=False, lru_cache_disable=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,

@@ -1,4 +1,7 @@
-"""mm/vmscan.c as far as one page at a time goes: MADV_PAGEOUT and drop_caches (KERNEL.md 2.8, patch 13)."""
+"""mm/vmscan.c: one page at a time (MADV_PAGEOUT, drop_caches), and scans of the LRU lists (KERNEL.md 2.8, patch 13).
+
+How many pages a kernel would scan of which list is the caller's choice, but for a memory cgroup that is told to give up
+all it can."""
 from __future__ import annotations
 
 from ..scenario.system import NotSupported
@@ -15,11 +18,13 @@ def reclaim_pages(k: Kernel, pages: list[Page]) -> None:
             swap.putback_lru_page(k, page)
 
 
-def shrink_page(k: Kernel, page: Page, pages: list[Page]) -> bool:
+def shrink_page(k: Kernel, page: Page, pages: list[Page], *, ask: bool = False, far: bool = False) -> bool:
     """One isolated page; the tails of a THP that must be split join `pages`. -> whether nobody has it any more but the
     caller"""
     if not swap.page_evictable(page):
         return _activate_locked(k, page)
+    if ask and not page_check_references(k, page):
+        return False
     if page.tails and not page.swapbacked:
         raise NotSupported("reclaim of a lazily freed huge page")
     if page.tails and not huge_memory.split_huge_page(k, page, pages):
@@ -40,26 +45,42 @@ def shrink_page(k: Kernel, page: Page, pages: list[Page]) -> bool:
     if page.dirty and page.swap is None and not shmem.shmem_writepage(k, page):
         return _activate_locked(k, page)
     page.dirty = False
-    _remove_mapping(k, page)
+    _remove_mapping(k, page, remembered=not far)
     page.unevictable = False
     return True
+
+
+def page_check_references(k: Kernel, page: Page) -> bool:
+    """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped, which
+    marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it
+    active."""
+    young, locked = rmap.page_referenced(k, page) if page.mapcount else (0, False)
+    referenced, page.referenced = page.referenced, False
+    if locked:
+        page.active = page.active or (k.traits.p13_referenced_restores and not page.mlocked)
+        return not k.traits.p13_referenced_restores
+    if young:
+        page.referenced = True
+        page.active = page.active or referenced or young > 1
+    return not young
 
 
 def _activate_locked(k: Kernel, page: Page) -> bool:
     """Kept, and active unless it is locked; one that is locked need not keep a slot."""
     if swapfile.vm_swap_full(k) or page.mlocked:
         swapfile.try_to_free_swap(k, page)
-    page.active = not page.mlocked
+    page.active = page.active or not page.mlocked
     return False
 
 
-def _remove_mapping(k: Kernel, page: Page) -> None:
-    """Out of the swap cache or the page cache, which remember that reclaim took it."""
+def _remove_mapping(k: Kernel, page: Page, *, remembered: bool) -> None:
+    """Out of the swap cache or the page cache. A page that comes back soon will be active: what one process paged out
+    is taken to come back soon, what went with all else of its cgroup is not."""
     if page.swap is not None:
-        page.swap.shadow = True
+        page.swap.shadow = remembered
         swapfile.delete_from_swap_cache(k, page)
     else:
-        filemap.delete_from_page_cache(k, page, shadow=True)
+        filemap.delete_from_page_cache(k, page, shadow=remembered)
 
 
 def drop_pagecache(k: Kernel, files: list[File]) -> None:
@@ -69,3 +90,62 @@ def drop_pagecache(k: Kernel, files: list[File]) -> None:
         swap.lru_add_drain_all(k)
     for file in files:
         truncate.invalidate_mapping_pages(k, file, 0, truncate.FAR)
+
+
+# ---------------------------------------------------------------- scans
+SWAP_CLUSTER_MAX = 32
+IDLE_PASSES = 3
+
+
+def shrink_list(k: Kernel, name: str, pages: int, far: bool) -> int:
+    """At most so many pages from the tail of a list, 32 at a time, behind a local drain each time. Those of an active
+    list lose their young bits and PG_active; those of an inactive one are reclaimed if they can be. What is left goes
+    back: unevictable pages through the lru_add batch, the others at once. -> pages freed"""
+    freed = 0
+    while pages:
+        swap.lru_add_drain(k)
+        taken = list(k.lists[name])[:min(pages, SWAP_CLUSTER_MAX)]
+        if not taken:
+            break
+        pages -= len(taken)
+        if any(page.tails for page in taken):
+            raise NotSupported("a scan of a list with huge pages")
+        for page in taken:
+            swap.isolate_lru_page(k, page)
+        gone = []
+        for page in taken:
+            if name.startswith("inactive") and shrink_page(k, page, [], ask=True, far=far):
+                gone.append(page)
+                continue
+            if name.startswith("active"):
+                if swap.page_evictable(page) and page.mapcount:
+                    rmap.page_referenced(k, page)
+                page.active = False
+            if swap.page_evictable(page):
+                swap.lru_add_fn(k, page)
+                swap.put_page(k, page)
+            else:
+                swap.putback_lru_page(k, page)
+        swap.release_pages(k, gone)
+        freed += len(gone)
+        if not k.lists[name]:
+            break
+    return freed
+
+
+def shrink_lists(k: Kernel, pages: int, *, far: bool = False) -> int:
+    """One pass: so many pages of each list, the active one of a pair first; anonymous memory and tmpfs only if there is
+    a swap device. -> pages freed"""
+    kinds = ("file", "anon") if k.swap is not None else ("file",)
+    return sum(shrink_list(k, f"{which}_{kind}", pages, far) for kind in kinds for which in ("active", "inactive"))
+
+
+def reclaim_all(k: Kernel) -> int:
+    """A memory cgroup gives up all it can: passes over all that is on the lists, until some in a row have freed
+    nothing. -> pages freed"""
+    freed = idle = 0
+    while idle < IDLE_PASSES:
+        some = shrink_lists(k, len(k.pages), far=True)
+        idle = 0 if some else idle + 1
+        freed += some
+    return freed

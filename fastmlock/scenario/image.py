@@ -45,6 +45,7 @@ OUTPUT, OUTPUT_BYTES = 0x613940, 1 << 22
 FILES, FILE_BYTES = 0xA13BC0, 0x8090
 PROCESSES, PROCESS_BYTES, PROCESS_HEAD, REGION_BYTES = 0xA54040, 1552, 16, 64
 TLS_PAGE, STREAM_PAGE = HEAP, HEAP + 1      # the thread's data; where the recorder keeps what it prints to
+SOCKETS = (0xA74, 0xA75)        # sv[][] and what lies beside it
 START_UP = (*range(0x4CC, 0x4CF), *range(BIG // PAGE_SIZE, (OUTPUT + OUTPUT_BYTES) // PAGE_SIZE + 1), 0xA6F, 0xA70,
             0xA74, 0xA75, TLS_PAGE, STREAM_PAGE, HEAP + 2, DRAIN_PAGE)
 AT_FORK = (0x4CC, 0xA70, STREAM_PAGE)   # written by the controller before it divides
@@ -174,6 +175,7 @@ class Image:
     def __init__(self, host: Host, lines: int, chance: Chance = LIKELIEST) -> None:
         self.host, self.stack, self.orders = host, chance.stack, iter(chance.orders)
         self.written: set[int] = set()          # by the controller since the last fork
+        self.running: set[tuple[int, int]] = set()
         self.copied = False
         self.printed = 0
         me = host.controller
@@ -201,6 +203,13 @@ class Image:
     def _write(self, pid: int, page: int) -> None:
         self.host.touch(pid, page * PAGE_SIZE, 1, True)
 
+    def _run(self, pid: int, page: int) -> None:
+        """A page of the program comes to be run. It is brought in once: the file is the guest's root's, not of the
+        cgroup whose memory a scenario may have reclaimed."""
+        if (pid, page) not in self.running:
+            self.running.add((pid, page))
+            self._read(pid, page)
+
     def _mine(self, pages: Iterable[int]) -> None:
         """The controller writes these pages."""
         for page in pages:
@@ -226,14 +235,19 @@ class Image:
 
     def command(self, pid: int) -> None:
         """A worker receives a command: it writes its command block, its thread's data and its stack."""
-        self._read(pid, SWITCH)
+        self._run(pid, SWITCH)
         for page in (COMMAND_PAGE, TLS_PAGE, *self.stack.frame):
             self._write(pid, page)
+
+    def wait(self, pid: int) -> None:
+        """A worker has answered and waits for the next command: it looks up its socket."""
+        for page in SOCKETS:
+            self._read(pid, page)
 
     def touch(self, pid: int) -> None:
         """Before it touches memory a worker saves where to go on after a signal."""
         self._write(pid, TOUCH_PAGE)
-        self._read(pid, SETJMP)
+        self._run(pid, SETJMP)
 
     def signal(self, pid: int) -> None:
         """A worker catches a signal: the frame for its handler is written below its own."""
@@ -264,6 +278,10 @@ class Image:
         return answer
 
     # ------------------------------------------------------------ the controller
+    def drain_answer(self) -> int:
+        """It drains by asking for a page of its own to be moved to where it is, and is told if that is swapped out."""
+        return 0 if self.host.pte(self.host.controller, DRAIN_PAGE * PAGE_SIZE)[0] == "a" else -1
+
     def start(self) -> None:
         """It reads the counters for the first time, and prints step 0."""
         self.count()

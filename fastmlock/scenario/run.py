@@ -163,10 +163,17 @@ class Runner:
                 self._receives(self.processes[number])
                 self._gone(self.processes[number], number)
             return Reply()
-        replies = [self._in_process(command, number) for number in command.procs]
+        replies = [self._reply(command, number) for number in command.procs]
         return next((reply for reply in reversed(replies) if reply.ret == -1), replies[0])
 
     # ---- processes
+
+    def _reply(self, command: c.ProcessCommand, number: int) -> Reply:
+        reply = self._in_process(command, number)
+        process = self.processes[number]
+        if self.image and process.pid is not None and self._alive(process):
+            self.image.wait(process.pid)
+        return reply
 
     def _in_process(self, command: c.ProcessCommand, number: int) -> Reply:
         process = self.processes[number]
@@ -319,8 +326,9 @@ class Runner:
         return Reply()
 
     def set_cpu(self, command: c.SetCpu, pid: int) -> tuple[int, int]:
-        """A cpu that the machine has not changes nothing, and 0 is answered all the same."""
-        if command.cpu < self.cpus:
+        """A cpu that the machine has not, or not now, changes nothing, and 0 is answered all the same."""
+        is_online = getattr(self.system, "cpu_is_online", None)
+        if command.cpu < self.cpus and (is_online is None or is_online(command.cpu)):
             self.system.set_cpu(pid, command.cpu)
         return 0, 0
 
@@ -332,7 +340,7 @@ class Runner:
 
     def drain(self) -> Reply:
         self.system.drain_all()
-        return Reply()
+        return Reply(self.image.drain_answer() if self.image else 0)
 
 
 def _address(region: Region, offset: int, skip_bytes: int = 0) -> int:

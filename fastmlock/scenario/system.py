@@ -7,11 +7,13 @@ calls take byte addresses and lengths as the real ones do and answer ``(ret, err
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 PAGE_SIZE = 4096
+CPU_SWITCH = re.compile(r"/sys/devices/system/cpu/cpu(\d{1,4})/online")
 HEAP = 0x80000000000
 """Byte address where the heap of every process begins."""
 

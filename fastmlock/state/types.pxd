@@ -46,6 +46,7 @@ cdef enum PageFlag:
     PG_reclaim = 1 << 19
     PG_anon_exclusive = 1 << 20
     PG_readahead = 1 << 21
+    PG_offline = 1 << 22        # a frame that was taken out of the machine
     PG_double_map = 1 << 24     # THP head: mapped by a pmd here and by ptes there (through 6.1)
     PG_partially_mapped = 1 << 25   # THP head: on the queue of those to be split
 
@@ -300,7 +301,7 @@ cdef struct Mapping:
     uint32_t shmem          # 1 = tmpfs
     uint32_t unevictable    # SHM_LOCK, ramfs
     int64_t nr_locked       # VM_LOCKED vmas in i_mmap
-    uint16_t memcg
+    uint16_t spare
     uint16_t interleave     # 1 = pages spread over nodes
     uint32_t node
     int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
@@ -310,7 +311,7 @@ cdef struct SwapSlot:
     int32_t count           # page-table entries and files that refer to it (swap_map)
     uint32_t page           # its page in the swap cache, 0 = none
     uint32_t shadow         # 1 = reclaim took its page away
-    uint32_t spare
+    uint32_t memcg          # whom its page was charged to, and will be again
 
 # A node of an interval tree (i_mmap or anon_vma): ordered by first, equals in insertion order.
 cdef struct TreeNode:
@@ -381,7 +382,8 @@ cdef struct Task:
     int32_t locks_held
     int32_t pid
     int32_t flags
-    int64_t spare
+    int32_t memcg           # whom its pages are charged to
+    int32_t node            # where its pages come from: a node + 1, or 0 for that of its cpu
     Frame stack[16]
 
 # What differs between kernels; see fastmlock.kernels for the meaning of each and the table of releases.
@@ -455,6 +457,7 @@ cdef struct Traits:
     int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
     int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (to 6.4, not stable 6.1)
+    int32_t lru_cache_disable   # moving pages to another node or out of the machine holds no batches (5.13)
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
 
@@ -469,7 +472,7 @@ cdef struct World:
     int32_t error               # WorldError
     int32_t unsupported         # which path
     int32_t max_map_count       # sysctl vm.max_map_count
-    int32_t spare3
+    int32_t lru_disabled        # lru_cache_disable(): batches are processed at every addition
     Page *pages
     Vma *vmas
     Mm *mms
