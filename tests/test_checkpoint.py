@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from fastmlock.cli import main
 from fastmlock.studies.checkpoint import Checkpoint
-from fastmlock.studies.storm import Storm, run
+from fastmlock.studies.storm import Storm, prepare, run
 
 
 def same(result) -> str:
@@ -76,6 +77,28 @@ def test_broken_off_while_it_is_set_up(tmp_path, monkeypatch, stop_at: int) -> N
     assert same(resumed) == whole
     assert sum("locking" in what for what in seen) == 8 - stop_at
     assert not kept.exists()
+
+
+def test_two_kernels_are_kept_at_once(tmp_path, monkeypatch) -> None:
+    """As two threads do it: one checkpoint is written while another is being written."""
+    storm = Storm(procs=2, pages=10, cpus=2)
+    one, other = (Checkpoint(tmp_path, storm, kernel) for kernel in ("5.17-rc2", "5.18"))
+    systems = [prepare(storm, kernel)[:2] for kernel in ("5.17-rc2", "5.18")]
+    save = np.save
+    saved = 0
+
+    def save_and_write_the_other(path, array) -> None:
+        nonlocal saved
+        save(path, array)
+        saved += 1
+        if saved == 3:
+            other.write(*systems[1], {})
+
+    monkeypatch.setattr("fastmlock.studies.checkpoint.np.save", save_and_write_the_other)
+    one.write(*systems[0], {})
+    assert one.timed() and other.timed()
+    one.remove()
+    assert not one.exists() and other.exists()
 
 
 def test_another_storm_does_not_take_it(tmp_path) -> None:

@@ -46,13 +46,17 @@ class Checkpoint:
         self.every_s = every_s
         self.written = time.monotonic()
 
+    def _beside(self, ending: str) -> Path:
+        """Another folder of this storm alone; the names of kernels have dots of their own."""
+        return self.path.with_name(self.path.name + ending)
+
     def due(self) -> bool:
         return time.monotonic() - self.written >= self.every_s
 
     def write(self, system: System, machine: Machine | None, meta: dict[str, Any]) -> None:
         """Keeps the state; `meta` is what the study itself must know to go on, for JSON. There is no machine yet while
         the storm is set up. Raises OSError."""
-        new, old = self.path.with_suffix(".new"), self.path.with_suffix(".old")
+        new, old = self._beside(".new"), self._beside(".old")
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
         new.mkdir(parents=True)
@@ -78,7 +82,7 @@ class Checkpoint:
 
     def _found(self) -> Path | None:
         """The last whole checkpoint: a kill between the two renames leaves it under its old name."""
-        for path in (self.path, self.path.with_suffix(".old")):
+        for path in (self.path, self._beside(".old")):
             if (path / "meta.json").exists():
                 return path
         return None
@@ -101,5 +105,5 @@ class Checkpoint:
 
     def remove(self) -> None:
         """The storm is over."""
-        for path in (self.path, self.path.with_suffix(".old"), self.path.with_suffix(".new")):
+        for path in (self.path, self._beside(".old"), self._beside(".new")):
             shutil.rmtree(path, ignore_errors=True)
