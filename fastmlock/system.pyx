@@ -43,7 +43,8 @@ OWN_MEMORY = 5 << 20
 """Bytes that the recorder has written before its first command: a limit below them reclaims whatever it can."""
 DEF_PRIORITY = 12
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
-    "stat_refresh", "stat_interval", "swappiness", "zone_reclaim_mode", "vfs_cache_pressure", "compact_unevictable_allowed"))
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
+    "zone_reclaim_mode", "overcommit_memory"))
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 

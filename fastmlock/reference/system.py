@@ -32,7 +32,8 @@ OK = (0, 0)
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 OWN_MEMORY = 5 << 20         # the recorder has written that much before its first command
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
-    "stat_refresh", "stat_interval", "swappiness", "zone_reclaim_mode", "vfs_cache_pressure", "compact_unevictable_allowed"))
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
+    "zone_reclaim_mode", "overcommit_memory"))
 
 
 def _pages_up(length: int) -> int:
