@@ -16,16 +16,19 @@ def test_every_module_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("simpy", "cimba", "pytest"):   # asv's environments have none of them
         monkeypatch.setitem(sys.modules, name, None)
     found = [module.name for module in pkgutil.walk_packages([str(ROOT / "benches")], "benches.")]
-    assert {"benches.bench_mm", "benches.bench_storm"} <= set(found)
+    assert {"benches.bench_mm", "benches.bench_storm", "benches.bench_locks"} <= set(found)
     for name in found:
         importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["PagevecDrain", "PteRange", "RmapWalk", "Populate"])
-def test_a_benchmark_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("module, name", [
+    *(("mm", name) for name in ("PagevecDrain", "PteRange", "RmapWalk", "Populate")),
+    *(("locks", name) for name in ("SpinLock", "PageLock", "RwSem", "IMmapRwSem"))])
+def test_a_benchmark_runs(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    bench = getattr(importlib.import_module("benches.bench_mm"), name)
-    params = bench.params if isinstance(bench.params, tuple) else (bench.params,)
+    bench = getattr(importlib.import_module(f"benches.bench_{module}"), name)
+    params = getattr(bench, "params", ())
+    params = params if isinstance(params, tuple) else (params,)
     arguments = [values[0] for values in params]
     one = bench()
     one.setup(*arguments)

@@ -55,6 +55,29 @@ def test_broken_off_and_resumed_is_the_same(tmp_path, monkeypatch, kernel: str, 
     assert not kept.exists()
 
 
+@pytest.mark.parametrize("stop_at", [1, 4, 8])
+def test_broken_off_while_it_is_set_up(tmp_path, monkeypatch, stop_at: int) -> None:
+    storm = Storm(procs=5, pages=300, cpus=6, mappers=2, survivor="before", bystanders=1)
+    whole = same(run(storm, "5.18"))
+    seen: list[str] = []
+
+    def interrupt(what: str, share: float) -> None:
+        seen.append(what)
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+
+    kept = Checkpoint(tmp_path, storm, "5.18")
+    with pytest.raises(KeyboardInterrupt):
+        run(storm, "5.18", interrupt, kept)
+    assert kept.exists() and not kept.timed()
+    monkeypatch.setattr(Checkpoint, "due", lambda self: True)       # each process that comes is kept
+    seen.clear()
+    resumed = run(storm, "5.18", lambda what, share: seen.append(what), checkpoint=Checkpoint(tmp_path, storm, "5.18"))
+    assert same(resumed) == whole
+    assert sum("locking" in what for what in seen) == 8 - stop_at
+    assert not kept.exists()
+
+
 def test_another_storm_does_not_take_it(tmp_path) -> None:
     one = Checkpoint(tmp_path, Storm(procs=2, pages=10, cpus=2), "5.18")
     other = Checkpoint(tmp_path, Storm(procs=2, pages=11, cpus=2), "5.18")

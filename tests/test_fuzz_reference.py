@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from fastmlock import System, kernels
 from fastmlock.cli import main
 from fastmlock.fuzz.campaign import Campaign
+from fastmlock.fuzz.coverage import outcomes, table
 from fastmlock.fuzz.generate import EMULATED, LIVE, Profile, program
 from fastmlock.fuzz.pair import (
-    Fault, Outcome, against_exact, against_live, batch_time_only, exactly, records_of,
+    Fault, Outcome, against_exact, against_live, batch_time_only, exactly, records_of, runnable,
 )
 from fastmlock.fuzz.shrink import shrink
 from fastmlock.reference import ReferenceSystem
@@ -66,6 +68,25 @@ def test_a_profile_leaves_out() -> None:
     texts = "".join(program("x", index, EMULATED) for index in range(100))
     assert " exec" in "".join(program("x", index) for index in range(100))
     assert " exec" not in texts and "ext4" not in texts
+
+
+REACHED = """brk compact cpu drain dropcaches exec exit fadvise fork fread fwrite kill ldrain movepages oomkill punch
+sysctl touch truncate mlock2|ENOMEM mlock2|EPERM mlock2|EINVAL mlock|EPERM mlock|ENOMEM mlock|EINVAL mlockall|EPERM
+mlockall|ENOMEM mlockall|EINVAL mmap|EAGAIN mmap|EINVAL mmap|EPERM mprotect|ENOMEM mremap|EFAULT mremap|EINVAL
+mremap|ENOMEM msync|EBUSY msync|EINVAL munlock|ENOMEM munmap|EINVAL madvise|EACCES madvise|EFAULT rlimit|EPERM
+setuid|EPERM shmlock|EPERM remappages|EINVAL peek|EIO"""
+
+
+def test_programs_reach_what_calls_can_answer() -> None:
+    counts: Counter[str] = Counter()
+    for index in range(400):
+        counts.update(outcomes(runnable(program("cov", index).splitlines(), lambda: System("6.18"))[1][1:]))
+    reached = {(text.split()[0], text.rpartition(" -> ")[2]) for text in counts}
+    wanted = {(verb, err or "done") for verb, _, err in (word.partition("|") for word in REACHED.split())}
+    assert not wanted - reached
+    lines = list(table(counts))
+    assert sum(int(line.split()[0]) for line in lines) == counts.total()
+    assert any(line.split()[1:3] == ["madvise", "dontneed:"] for line in lines)
 
 
 # ---- pairs: a system that lies is found out

@@ -195,3 +195,17 @@ def test_command_refuses_in_one_line(tmp_path, capsys, monkeypatch, options: lis
     told = capsys.readouterr()
     assert words in told.err and told.err.count("\n") == 1 and not told.out
     assert not list(tmp_path.iterdir())
+
+
+def test_bystanders_in_step_with_each_other_see_the_end() -> None:
+    """Each of them always found the others' mappings, and took these for leavers that were still there."""
+    looks = 0
+
+    def progress(what: str, share: float) -> None:
+        nonlocal looks
+        looks += 1
+        assert looks < 100
+
+    result = run(Storm(procs=48, pages=1024, cpus=52, mappers=7, bystanders=4, stagger_ns=20_000,
+                       locks=("i_mmap=bravo",)), "5.17-rc2", progress)
+    assert result.bystander_rounds > 4

@@ -23,6 +23,8 @@ def register(commands: Any) -> None:
     sub.add_argument("--reference", action="store_true", help="with live: hold the plain Python reference against it")
     sub.add_argument("--oracle", metavar="FOLDER", type=Path, help="a writable copy of the recorder's folder, with its "
                      "kernels, for RELEASE-emulated")
+    sub.add_argument("--coverage", action="store_true", help="print what the programs did: each verb with its options, "
+                     "and what came of it")
     sub.add_argument("-o", "--output", metavar="FOLDER", type=Path,
                      help="write differing programs and the checkpoint there; run again to go on")
     sub.set_defaults(command=command)
@@ -33,6 +35,7 @@ def command(arguments: argparse.Namespace) -> int:
 
     from fastmlock.fuzz import emulated, pair
     from fastmlock.fuzz.campaign import Campaign
+    from fastmlock.fuzz.coverage import table
     from fastmlock.fuzz.generate import LIVE, Profile
     from fastmlock.live import LiveError, Machine
     from fastmlock.live.verify import pair_of, visible_counters
@@ -73,6 +76,8 @@ def command(arguments: argparse.Namespace) -> int:
                             folder=arguments.output, names=names)
         with tqdm(total=arguments.programs, desc=names, unit="program", disable=not sys.stderr.isatty()) as bar:
             totals = campaign.run(lambda done: bar.update(done - bar.n))
+    if arguments.coverage:
+        print(*table(totals.outcomes), sep="\n")
     return _report(totals)
 
 

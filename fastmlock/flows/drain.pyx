@@ -108,6 +108,7 @@ cdef inline void give_back(World *w, int cpu, Frame *f) noexcept nogil:
         w.pages[<uint32_t>f.d].lru_next = head[0]
         head[0] = <uint32_t>f.c
         w.pages_nfree += f.k
+        work(w, WK_FREE, f.k)
         f.c = f.k = 0
 
 
@@ -117,6 +118,7 @@ cdef inline void take_off_lru(World *w, int cpu, uint32_t page) noexcept nogil:
 
 
 cdef enum:
+    LOCK_BATCH = 32         # pages after which the lruvec lock is let go (SWAP_CLUSTER_MAX)
     RL_NEXT = 0
     RL_LOCK = 1
     RL_LOCKED = 2
@@ -130,13 +132,14 @@ cdef inline int releasing_cpu(Task *t, int64_t ref) noexcept nogil:
 
 cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
     """Drops a reference of each of b pages of list a. Those whose last it was leave the LRU, under one lruvec lock
-    as long as they follow each other (j = the lock held), and are freed in the end. 0 entries are holes. c, d, k = the
+    (j = the lock held) for up to 32 of them, and are freed in the end, without it. 0 entries are holes. c, d, k = the
     freed ones."""
     cdef uint32_t *list = list_pages(w, f.a)
     cdef int cpu = releasing_cpu(t, f.a)
     cdef uint32_t page
     cdef int i
     if f.pc == RL_DONE:
+        give_back(w, cpu, f)
         return ret(t, 0)
     if f.pc == RL_LOCK:
         f.j = lru_lock_of(w, list[f.i])
@@ -160,17 +163,18 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
                 take_off_lru(w, cpu, page)
             chain_freed(w, cpu, f, page)
         i += 1
+        if f.j and i % LOCK_BATCH == 0:
+            f.i = i
+            page = f.j
+            f.j = 0
+            return ask(t, f, RL_NEXT, REQ_SPIN_UNLOCK, LK_LRU, page)
         if i & 511 == 0:                # let the time of 512 pages pass
             f.i = i
-            if f.j:
-                page = f.j
-                f.j = 0
-                return ask(t, f, RL_NEXT, REQ_SPIN_UNLOCK, LK_LRU, page)
             f.pc = RL_NEXT
             return REQ_WORK
-    give_back(w, cpu, f)
     if f.j:
         return ask(t, f, RL_DONE, REQ_SPIN_UNLOCK, LK_LRU, f.j)
+    give_back(w, cpu, f)
     return ret(t, 0)
 
 

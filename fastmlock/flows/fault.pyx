@@ -162,12 +162,14 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         pgoff = linear_page_index(v, vpn)
         if write and not v.flags & VM_SHARED and not anon_vma_prepare(w, vma):
             return REQ_ERROR
-        if pgoff >= w.mappings[v.mapping].size:
-            return ret(t, -SIGBUS)
         if write and not v.flags & VM_SHARED and not f.k:
-            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)
+            f.k = alloc_page(w, t.cpu, cpu_node(w, t.cpu), 0)       # before the file's page is looked for
             if not f.k:
                 return REQ_ERROR
+        if pgoff >= w.mappings[v.mapping].size:
+            if f.k:
+                free_page(w, t.cpu, f.k)
+            return ret(t, -SIGBUS)
         if swapped_slot(w, v.mapping, pgoff):
             return call(w, t, f, FT_PAGE, F_SHMEM_SWAPIN, v.mapping, pgoff)
         f.j = find_get_page(w, v.mapping, pgoff)
@@ -182,9 +184,6 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             get_page(w, f.j)
             return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
         if not w.mappings[v.mapping].shmem:
-            if f.k:
-                free_page(w, t.cpu, f.k)
-                f.k = 0
             if v.flags & VM_RAND_READ:
                 return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff, 1)
             return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff)
@@ -197,6 +196,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if lru_cache_add(w, t.cpu, f.j):
             return call(w, t, f, FT_PAGE_LOCKED, F_PVEC, t.cpu, PVEC_LRU_ADD)
     if f.pc == FT_PAGE_FREE:
+        if f.k:                         # the page meant for a copy is given back behind the read-ahead
+            free_page(w, t.cpu, f.k)
+            f.k = 0
         f.pc = FT_BEGIN                 # the pages are there now: look again, from the start
         f.j = 0
         return REQ_NONE

@@ -140,9 +140,13 @@ cdef uint32_t successor(World *w, uint32_t node) noexcept nogil:
 # ---- truncation and invalidation, a pagevec at a time
 cdef inline void pagevec_lookup(World *w, Frame *f, PageVec *pv, int64_t end, bint swapped) noexcept nogil:
     """Fills a batch with the next pages of file a, from page b + i on and below `end`, a reference to each; j = 0. With
-    `swapped` those that are swapped out too, as their offset in the file, of kind 1."""
+    `swapped` those that are swapped out too, as their offset in the file, of kind 1. What stands for pages that were
+    reclaimed is cleared."""
+    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
     while f.b + f.i < end and pv.nr < w.tr.pvec_size:
+        if w.cache[m.base + f.b + f.i] == <uint32_t>SHADOW:
+            w.cache[m.base + f.b + f.i] = 0
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
         f.i += 1
         pv.kind[pv.nr] = 0

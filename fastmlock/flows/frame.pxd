@@ -59,7 +59,7 @@ cdef enum Flow:
     F_FADVISE               # a = mapping, b = first page, c = end page
     F_MOVE_PAGES            # a = vma, b = vpn
     F_DROP_CACHES           # a = mapping
-    F_MAP_LOOP              # a bystander's loop of mmap and munmap: a = addr, b = mapping, c = VMAs left at its end
+    F_MAP_LOOP              # a bystander's loop of mmap and munmap: a = addr, b = mapping, c to d = tasks that must be gone
     F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
     F_READAHEAD             # a = mapping, b = pgoff
     F_VMA_FLAGS             # merge or split so that a vma covers [b, c) with flags d: a = vma; res = vma or -errno

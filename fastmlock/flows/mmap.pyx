@@ -127,13 +127,15 @@ cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int map_loop(World *w, Task *t, Frame *f) noexcept nogil:
-    """A bystander: maps and unmaps one page of mapping b at address a, again and again, until no more than c VMAs map
-    the file. ret = rounds made. i = rounds."""
+    """A bystander: maps and unmaps one page of mapping b at address a, again and again, until tasks c to d (exclusive)
+    are gone. ret = rounds made. i = rounds."""
     if f.pc == 1:
         return call(w, t, f, 2, F_SYS_MUNMAP, f.a, 4096)
     if f.pc == 2:
         f.i += 1
-    if w.mappings[<uint32_t>f.b].nr_vmas <= f.c:
+    while f.c < f.d and not w.tasks[f.c].mm:
+        f.c += 1
+    if f.c == f.d:
         return sysret(t, f.i, 0)
     return call(w, t, f, 1, F_SYS_MMAP, f.a, 4096, 1 | <int64_t>(MAP_SHARED | MAP_FIXED_NOREPLACE) << 32, f.b)
 

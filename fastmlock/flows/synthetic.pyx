@@ -12,7 +12,7 @@ Random numbers come from a counter: the k-th draw of a task depends on (seed, ta
 """
 from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t, uint64_t
-from fastmlock.flows.frame cimport F_SYS_MLOCK, call
+from fastmlock.flows.frame cimport F_SYS_EXIT, F_SYS_MLOCK, call
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.state.types cimport (LK_PAGE, REQ_DELAY, REQ_DOWN_READ, REQ_DOWN_WRITE, REQ_LOCK_PAGE, REQ_NONE,
                                     REQ_SPIN_LOCK, REQ_SPIN_UNLOCK, REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE,
@@ -122,8 +122,10 @@ cdef int two_locks(World *w, Task *t, Frame *f) noexcept nogil:
 
 cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
     """a = regions left, b = address of the next, c = bytes of each, d = mean time between two mlock() calls, ns
-    (bits 0-27), bit 28 and seed as above."""
+    (bits 0-27), bit 28 and seed as above. With bit 29 the process exits afterwards."""
     if f.a <= 0:
+        if f.d >> 29 & 1:
+            return call(w, t, f, 0, F_SYS_EXIT, 0)
         t.depth -= 1
         return REQ_NONE
     if f.pc == 0:

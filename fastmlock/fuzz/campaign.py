@@ -28,6 +28,8 @@ class Totals:
     faults: int = 0
     unsupported: Counter[str] = field(default_factory=Counter)
     """Lines left out, by what is not supported."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """What the programs did (`fastmlock.fuzz.coverage`)."""
     files: list[str] = field(default_factory=list)
     """The shrunk programs that were written."""
 
@@ -38,6 +40,7 @@ class Totals:
         self.unsettled += outcome.unsettled
         self.differences += outcome.difference is not None
         self.unsupported.update(outcome.unsupported)
+        self.outcomes.update(outcome.outcomes)
 
     def lines(self) -> Iterator[str]:
         yield (f"{self.programs} programs, {self.steps} steps: {self.differences} programs differ, "
@@ -138,7 +141,8 @@ class Campaign:
         saved = json.loads(self._checkpoint.read_text())
         if saved.pop("campaign") != self._identity():
             return Totals()
-        saved["unsupported"] = Counter(saved["unsupported"])
+        for name in ("unsupported", "outcomes"):
+            saved[name] = Counter(saved[name])
         return Totals(**saved)
 
     def _save(self, totals: Totals) -> None:

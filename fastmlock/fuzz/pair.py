@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from fastmlock.scenario.compare import StepDifference, compare
 from fastmlock.scenario.language import ScenarioError, parse
 from fastmlock.scenario.run import Record, run
 from fastmlock.scenario.system import Maker, NotSupported, opened
+
+from .coverage import outcomes
 
 PAUSE_SECONDS = 0.01
 """By how much the pause before each repetition grows."""
@@ -48,6 +51,8 @@ class Outcome:
     """Steps that differ in flags that do not count as differences."""
     unsettled: int = 0
     """Steps in which the live kernel did one thing in one repetition and another in the next."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """What the first system did (`fastmlock.fuzz.coverage`)."""
 
 
 def records_of(lines: Sequence[str], make: Maker) -> tuple[list[Record], Exception | None, int]:
@@ -113,7 +118,8 @@ def against_exact(lines: Sequence[str], one: Maker, other: Maker) -> Outcome:
         kept, mine, more = runnable(kept2, one)
         why2 += more
     difference = exactly(mine, theirs)
-    return Outcome(kept, len(mine) - 1, difference, differing=difference is not None, unsupported=[*why, *why2])
+    return Outcome(kept, len(mine) - 1, difference, differing=difference is not None, unsupported=[*why, *why2],
+                   outcomes=outcomes(mine[1:]))
 
 
 _PAGE = re.compile(r"\S+: model (\S) mapcount (-?\d+) (no flags|\S+)(?: mlock_count -?\d+)?, "
@@ -150,7 +156,7 @@ def against_live(lines: Sequence[str], model: Maker, live: Maker, *, repeats: in
     if kept2 != kept:
         kept, mine, more = runnable(kept2, model)
         why2 += more
-    outcome = Outcome(kept, len(mine) - 1, unsupported=[*why, *why2])
+    outcome = Outcome(kept, len(mine) - 1, unsupported=[*why, *why2], outcomes=outcomes(mine[1:]))
     always: dict[int, StepDifference] | None = None
     seen: set[int] = set()
     for repeat in range(repeats):

@@ -140,12 +140,12 @@ cdef inline void free_page_prepare(World *w, uint32_t page) noexcept nogil:
     p.mapping = 0
     p.mapcount = 0
     p.lru_prev = 0
-    work(w, WK_FREE, 1)
 
 
 cdef inline void free_page(World *w, int cpu, uint32_t page) noexcept nogil:
     """Back to the cpu's list, whose first it is now."""
     free_page_prepare(w, page)
+    work(w, WK_FREE, 1)
     w.pages[page].lru_next = w.pcp[cpu & (PCP_LISTS - 1)]
     w.pcp[cpu & (PCP_LISTS - 1)] = page
     w.pages_nfree += 1

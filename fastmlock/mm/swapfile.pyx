@@ -32,7 +32,7 @@ cdef uint32_t get_swap_page(World *w, int cpu) noexcept nogil:
     cdef uint32_t slot = next[0]
     if not w.swap_pages or w.swap_used >= w.swap_pages - 1:
         return 0
-    if slot % SWAPFILE_CLUSTER == 0 or slot_in_use(w, slot):
+    if slot % SWAPFILE_CLUSTER == 0 or slot >= w.swap_pages or slot_in_use(w, slot):
         slot = free_cluster(w)
         if not slot:
             slot = 1

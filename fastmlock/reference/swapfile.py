@@ -26,7 +26,7 @@ def get_swap_page(k: Kernel) -> SwapEntry | None:
     if area is None or len(area.slots) >= area.pages - 1:
         return None
     slot = area.next.get(k.cpu, 0)
-    if slot % SWAPFILE_CLUSTER == 0 or slot in area.slots:
+    if slot % SWAPFILE_CLUSTER == 0 or slot >= area.pages or slot in area.slots:
         slot = _free_cluster(area)
     area.next[k.cpu] = slot + 1
     area.slots[slot] = SwapEntry(slot)

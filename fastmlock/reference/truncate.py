@@ -51,8 +51,9 @@ def punch_hole(k: Kernel, file: File, first: int, last: int) -> None:
 
 
 def invalidate_mapping_pages(k: Kernel, file: File, first: int, last: int) -> int:
-    """Drop clean, unmapped pages that nobody else holds. -> how many had to stay"""
+    """Drop clean, unmapped pages that nobody else holds, and the shadows of reclaimed ones. -> how many had to stay"""
     failed = 0
+    file.shadows = {i for i in file.shadows if not first <= i <= last}
     for indices in _pagevecs(k, file, first, last):
         pagevec = [file.pages[i] for i in indices]
         for page in pagevec:

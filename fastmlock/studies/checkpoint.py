@@ -49,15 +49,17 @@ class Checkpoint:
     def due(self) -> bool:
         return time.monotonic() - self.written >= self.every_s
 
-    def write(self, system: System, machine: Machine, meta: dict[str, Any]) -> None:
-        """Keeps the state; `meta` is what the study itself must know to go on, for JSON. Raises OSError."""
+    def write(self, system: System, machine: Machine | None, meta: dict[str, Any]) -> None:
+        """Keeps the state; `meta` is what the study itself must know to go on, for JSON. There is no machine yet while
+        the storm is set up. Raises OSError."""
         new, old = self.path.with_suffix(".new"), self.path.with_suffix(".old")
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
         new.mkdir(parents=True)
-        for prefix, arrays in (("world", system.arrays), ("machine", machine.arrays)):
-            for name, array in arrays.items():
-                np.save(new / f"{prefix}.{name}.npy", array)
+        for prefix, part in (("world", system), ("machine", machine)):
+            if part is not None:
+                for name, array in part.arrays.items():
+                    np.save(new / f"{prefix}.{name}.npy", array)
         (new / "world.scalars").write_bytes(system.scalars())
         (new / "meta.json").write_text(json.dumps(meta))
         if self.path.exists():
@@ -69,6 +71,11 @@ class Checkpoint:
     def exists(self) -> bool:
         return self._found() is not None
 
+    def timed(self) -> bool:
+        """What it holds is a storm, no longer the making of one."""
+        path = self._found()
+        return path is not None and (path / "machine.clock.npy").exists()
+
     def _found(self) -> Path | None:
         """The last whole checkpoint: a kill between the two renames leaves it under its old name."""
         for path in (self.path, self.path.with_suffix(".old")):
@@ -76,16 +83,17 @@ class Checkpoint:
                 return path
         return None
 
-    def load(self, system: System, machine: Machine) -> dict[str, Any]:
+    def load(self, system: System, machine: Machine | None = None) -> dict[str, Any]:
         """Puts the state back into a system and a machine made as for a fresh run; -> meta. Raises CheckpointError."""
         path = self._found()
         if path is None:
             raise CheckpointError(f"{self.path}: no checkpoint of this storm")
         try:
-            world, mine = ({name: np.load(path / f"{prefix}.{name}.npy") for name in arrays}
-                           for prefix, arrays in (("world", system.arrays), ("machine", machine.arrays)))
+            world = {name: np.load(path / f"world.{name}.npy") for name in system.arrays}
             system.restore(world, (path / "world.scalars").read_bytes())
-            machine.load(mine, copy=False)
+            if machine is not None:
+                mine = {name: np.load(path / f"machine.{name}.npy") for name in machine.arrays}
+                machine.load(mine, copy=False)
             meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
             return meta
         except (OSError, ValueError) as error:

@@ -212,44 +212,54 @@ def _quiet(what: str, share: float) -> None:
     pass
 
 
-def prepare(storm: Storm, kernel: str, progress: Progress = _quiet) -> tuple[System, Machine, list[int]]:
+def _processes(storm: Storm) -> list[tuple[int, bool]]:
+    """(CPU, does it lock) of each process that maps the file, in the order of their coming; bystanders come later."""
+    survivor = {where: [(storm.procs, True)] if storm.survivor == where else [] for where in ("before", "after")}
+    return [(i, False) for i in range(storm.mappers)] + survivor["before"] + [(i, True) for i in range(storm.procs)] \
+        + survivor["after"]
+
+
+def prepare(storm: Storm, kernel: str, progress: Progress = _quiet,
+            checkpoint: Checkpoint | None = None) -> tuple[System, Machine, list[int]]:
     """Everything up to the exits, untimed: -> the system, the machine, and the leavers in i_mmap order. Bystanders are
-    started; nothing has run yet."""
+    started; nothing has run yet. A `checkpoint` keeps which processes have come, and is gone on from."""
     topology = storm.topology()
     kernels.get(kernel)
-    system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
-    file = system.create_file("tmpfs", storm.pages, observe=False, interleave=storm.interleave)
+    processes = _processes(storm)
+    if checkpoint and checkpoint.exists():
+        system = System(kernel, cpus=topology.cpus, nodes=topology.nodes)
+        meta = checkpoint.load(system)
+    else:
+        system = System(kernel, cpus=topology.cpus, nodes=topology.nodes, capacity=storm.capacity())
+        file = system.create_file("tmpfs", storm.pages, observe=False, interleave=storm.interleave)
+        meta = {"file": file, "pids": []}
+    file, pids = meta["file"], meta["pids"]
     length = storm.pages * PAGE_SIZE
-    lockers = storm.procs + (storm.survivor != "none")
-    total = lockers + storm.mappers
-    done = 0
-
-    def enter(cpu: int, lock: bool) -> int:
-        nonlocal done
-        pid: int = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
+    for cpu, lock in processes[len(pids):]:
+        pid = system.spawn(cpu=cpu % (topology.cpus - storm.bystanders))
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
         else:
             system.touch(pid, ADDRESS, storm.pages, False)
-        done += 1
-        progress(f"{kernel}: mapping and locking", done / total)
-        return pid
-
-    for i in range(storm.mappers):
-        enter(i, False)
-    if storm.survivor == "before":
-        enter(storm.procs, True)
-    leavers = [enter(i, True) for i in range(storm.procs)]
-    if storm.survivor == "after":
-        enter(storm.procs, True)
+        pids.append(pid)
+        if checkpoint and checkpoint.due():
+            checkpoint.write(system, None, meta)
+        try:
+            progress(f"{kernel}: mapping and locking", len(pids) / len(processes))
+        except KeyboardInterrupt:
+            if checkpoint:
+                checkpoint.write(system, None, meta)
+            raise
+    first = storm.mappers + (storm.survivor == "before")
+    leavers = pids[first:first + storm.procs]
     system.drain_all()
     system.fine = not storm.coarse
     system.checking = False         # races leave counts that no sequence of calls could (the specification, 4.1: O1)
     machine = Machine(system, topology, storm.costs, seed=storm.seed, traits=lock_options(storm.locks))
     for i in range(storm.bystanders):
         machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
-                      args=(ADDRESS, file, storm.mapped_by - storm.procs - storm.bystanders))
+                      args=(ADDRESS, file, leavers[0], leavers[0] + storm.procs))
     return system, machine, leavers
 
 
@@ -279,12 +289,12 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
     """
     begin = time.perf_counter()
     meta: dict[str, Any]
-    if checkpoint and checkpoint.exists():
+    if checkpoint and checkpoint.exists() and checkpoint.timed():
         kernels.get(kernel)
         system, machine = _empty(storm, kernel)
         meta = checkpoint.load(system, machine)
     else:
-        system, machine, began = prepare(storm, kernel, progress)
+        system, machine, began = prepare(storm, kernel, progress, checkpoint)
         meta = {"leavers": began, "counts": system.counts, "stat": system.vmstat(), "started": 0}
         if checkpoint:
             checkpoint.write(system, machine, meta)
