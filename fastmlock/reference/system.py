@@ -52,7 +52,8 @@ TASK_SIZE = (1 << 47) - PAGE_SIZE
 OK = (0, 0)
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
-    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
+    "zone_reclaim_mode", "overcommit_memory"))
 
 
 def _pages_up(length: int) -> int:

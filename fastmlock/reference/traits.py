@@ -90,6 +90,7 @@ class Traits:
     collapse_read_only: bool = False        # 6.17: memory that may not be written is collapsed too
     mlock_whole_folio: bool = False         # 6.17: adding all ptes of a THP at once mlocks it
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
+    madvise_eagain: bool = True             # 5.17: advice that would need one vma too many answers EAGAIN
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
     gup_populates_stack: bool = True        # to 6.4, not stable 6.1: a locked stack that
                                             # get_user_pages() extends is populated
@@ -110,7 +111,7 @@ def _table() -> dict[str, Traits]:
     v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
-                   zap_keeps_swap=False, lru_cache_disable=False)
+                   zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,

@@ -1,8 +1,8 @@
 """The memory cgroup that the recordings were made in: what writing its files asks for.
 
 How much a cgroup holds beside what can be reclaimed (page tables, stacks, inodes) no model knows. So a limit is
-understood that is surely below that, and a request that surely goes beyond what there is; recordings on 6.1 show 2M to
-take all, and 8M to take nothing from some hundred pages.
+understood that is below what the recorder had written before its first command, 5 MiB, and a request that surely goes
+beyond what there is; recordings on 6.1 show 2M to take all, and 8M to take nothing from some hundred pages.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .system import NotSupported
 
 HIGH, RECLAIM = "/cg/t/memory.high", "/cg/t/memory.reclaim"
-LOW_BYTES, MUCH_BYTES = 2 << 20, 64 << 20
+LOW_BYTES, MUCH_BYTES = 5 << 20, 64 << 20
 RECLAIM_SINCE = 519
 """The release that brought memory.reclaim."""
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
