@@ -1,6 +1,7 @@
 """Whole storms and the event core. Run by asv."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -49,4 +50,6 @@ class BareLoop:
 
 class Import:
     def time_import(self) -> None:
-        subprocess.run([sys.executable, "-c", "import fastmlock.studies.storm"], check=True)
+        path = os.pathsep.join(sys.path)        # the same package as ours, installed or not
+        subprocess.run([sys.executable, "-c", "import fastmlock.studies.storm"], check=True,
+                       env=os.environ | {"PYTHONPATH": path})

@@ -130,6 +130,7 @@ class Traits:
     swapin_writable: int = 0 #: a page that is this process's alone is mapped writable on a read too (6.11)
     shmem_swapin_direct: int = 0 #: tmpfs too reads past the swap cache (6.15)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
+    madvise_eagain: int = 1  #: advice that would need one VMA too many answers EAGAIN, not ENOMEM (5.17)
     move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (through 6.4)
     release: int = 517              #: major * 100 + minor, for reports
@@ -150,7 +151,7 @@ def with_patches(base: Traits, first: int) -> Traits:
 
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
-                zap_keeps_swap=0)
+                zap_keeps_swap=0, madvise_eagain=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,

@@ -39,8 +39,12 @@ DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
 cdef enum:
     MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
+OWN_MEMORY = 5 << 20
+"""Bytes that the recorder has written before its first command: a limit below them reclaims whatever it can."""
+DEF_PRIORITY = 12
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
-    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
+    "zone_reclaim_mode", "overcommit_memory"))
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
@@ -639,11 +643,24 @@ cdef class System(View):
                 self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
         return 0, 0
 
+    def memory_high(self, str value):
+        """The limit of the memory cgroup that all run in. One that the recorder's own memory exceeds takes all that can
+        be reclaimed: the file lists are scanned in each of the thirteen priorities. Others would need its exact size."""
+        if value == "max":
+            return 0, 0
+        if int(value) > OWN_MEMORY or self.w.swap_pages:
+            raise NotSupported(f"memory.high of {value} bytes{' with swap' if self.w.swap_pages else ''}")
+        for _ in range(DEF_PRIORITY + 1):
+            self.reclaim(<long>1 << 40)
+        return 0, 0
+
     def sysctl(self, str path, str value):
         if path == "/proc/sys/vm/compact_memory":
             return self.compact()
         if path == "/proc/sys/vm/drop_caches":
             return self.drop_caches(int(value))
+        if path == "/cg/t/memory.high":
+            return self.memory_high(value)
         if path == "/proc/sys/vm/max_map_count":
             self.w.max_map_count = int(value)
         elif path not in _HARMLESS_SYSCTLS:

@@ -122,6 +122,9 @@ class FakeSystem:
         self.processes[pid].vmas.append(Vma(to, to + new_len, v.flags, v.file, v.offset))
         return to, 0
 
+    def msync(self, pid, addr, length, flags):
+        return 0, 0
+
     def mprotect(self, pid, addr, length, prot):
         return 0, 0
 

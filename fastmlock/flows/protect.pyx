@@ -149,6 +149,7 @@ cdef bint behaviour(int advice, uint64_t *on, uint64_t *off) noexcept nogil:
 
 
 cdef enum:
+    RA_PAGES = 32               # the most that is read ahead
     MV_FLAGS = 1
     MV_DRAINED = 2
     MV_DONE = 3
@@ -177,7 +178,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, MV_FLAGS, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
         if advice == MADV_WILLNEED:
             if v.mapping and not w.mappings[v.mapping].shmem:
-                return call(w, t, f, MV_DONE, F_READAHEAD, v.mapping, f.b - v.start + v.pgoff, f.c - f.b)
+                return call(w, t, f, MV_DONE, F_READAHEAD, v.mapping, f.b - v.start + v.pgoff,
+                            min(f.c - f.b, RA_PAGES))
             return call(w, t, f, MV_DONE, F_SWAP_WILLNEED, f.a, f.b, f.c)
         if is_populate(advice):
             return call(w, t, f, MV_DONE, F_MADV_POPULATE, f.b, f.c, advice == MADV_POPULATE_WRITE)
@@ -200,7 +202,7 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == MV_FLAGS:
         if t.res >= 0:
             set_vm_flags(w, <uint32_t>t.res, <uint64_t>f.d)
-        return ret(t, t.res)
+        return ret(t, -EAGAIN if t.res == -ENOMEM and w.tr.madvise_eagain else t.res)
     if f.pc == MV_DRAINED:
         if advice != MADV_FREE:
             return call(w, t, f, MV_ZAPPED, F_ZAP, f.a, f.b, f.c)

@@ -1,7 +1,7 @@
 """mm/madvise.c: which advice does what, and what a locked vma refuses (KERNEL.md 2.3)."""
 from __future__ import annotations
 
-from errno import EACCES, EINVAL, ENOMEM
+from errno import EACCES, EAGAIN, EINVAL, ENOMEM
 
 from . import filemap, gup, memory, mmap, swap, swapfile, truncate, vmscan
 from .state import (
@@ -97,7 +97,7 @@ def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, 
         return 0, vma
     err, vma = mmap.vma_modify(k, mm, vma, prev, start, end, flags)
     if err:
-        return err, vma
+        return EAGAIN if err == ENOMEM and k.traits.madvise_eagain else err, vma
     vma.flags = flags
     return 0, vma
 
@@ -112,7 +112,7 @@ def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
             swapfile.read_swap_cache_async(k, vma.file.swapped[index])
         swap.lru_add_drain(k)
         return 0
-    filemap.page_cache_ra_unbounded(k, vma.file, vma.index(start), end - start, 0)
+    filemap.page_cache_ra_unbounded(k, vma.file, vma.index(start), min(end - start, filemap.RA_PAGES), 0)
     return 0
 
 

@@ -30,8 +30,10 @@ WORD = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - PAGE_SIZE
 OK = (0, 0)
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
+OWN_MEMORY = 5 << 20         # the recorder has written that much before its first command
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
-    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed"))
+    "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
+    "zone_reclaim_mode", "overcommit_memory"))
 
 
 def _pages_up(length: int) -> int:
@@ -469,8 +471,20 @@ class ReferenceSystem:
             vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
         return OK
 
+    def _memory_high(self, value: str) -> tuple[int, int]:
+        """The limit of the memory cgroup that all run in: one that the recorder's own memory exceeds takes all that can
+        be reclaimed."""
+        if value == "max":
+            return OK
+        if int(value) > OWN_MEMORY or self.k.swap:
+            raise NotSupported(f"memory.high of {value} bytes{' with swap' if self.k.swap else ''}")
+        vmscan.shrink_all(self.k, self._files)
+        return OK
+
     def sysctl(self, path: str, value: str) -> tuple[int, int]:
         k = self._control()
+        if path == "/cg/t/memory.high":
+            return self._memory_high(value)
         if path == "/proc/sys/vm/max_map_count":
             k.max_map_count = int(value)
         elif path == "/proc/sys/vm/compact_memory":

@@ -78,6 +78,7 @@ class Traits:
     smaps_shows_lockonfault: bool = False   # 6.6
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
+    madvise_eagain: bool = True             # 5.17: advice that would need one vma too many answers EAGAIN
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
     gup_populates_stack: bool = True        # to 6.4: a locked stack that get_user_pages() extends is populated
     random_is_old: bool = False             # 6.3: zapping a MADV_RANDOM vma marks nothing accessed either
@@ -97,7 +98,7 @@ def _table() -> dict[str, Traits]:
     v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
-                   zap_keeps_swap=False)
+                   zap_keeps_swap=False, madvise_eagain=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,

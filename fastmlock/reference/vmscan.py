@@ -14,6 +14,24 @@ def reclaim_pages(k: Kernel, pages: list[Page]) -> None:
             swap.putback_lru_page(k, page)
 
 
+def shrink_all(k: Kernel, files: list[File]) -> None:
+    """What scans of the file lists in every priority come to: each disk file's page on an evictable list loses its
+    references and is then reclaimed; one that a locked vma maps is marked and culled. From patch 13 that happens where
+    the references are looked for, before it was try_to_unmap()'s to do, which unmaps from the vmas before that one."""
+    swap.lru_add_drain(k)
+    for page in [page for file in files if not file.shmem for page in file.pages.values()]:
+        if page.unevictable or not swap.isolate_lru_page(k, page):
+            continue
+        locked = rmap.page_referenced(k, page)[1]
+        if locked and k.traits.p13_referenced_restores:
+            _activate_locked(k, page)
+        elif shrink_page(k, page):
+            swap.release_pages(k, [page])
+            continue
+        swap.putback_lru_page(k, page)
+    swap.lru_add_drain(k)
+
+
 def shrink_page(k: Kernel, page: Page) -> bool:
     """One isolated page. -> whether nobody has it any more but the caller"""
     if not swap.page_evictable(page):

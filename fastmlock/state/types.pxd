@@ -424,6 +424,7 @@ cdef struct Traits:
     int32_t swapin_writable     # 6.11: a page that is this process's alone is mapped writable on a read too
     int32_t shmem_swapin_direct # tmpfs reads past the swap cache too (6.15)
     int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
+    int32_t madvise_eagain      # advice that would need one vma too many answers EAGAIN, not ENOMEM (5.17)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
     int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (through 6.4)
     int32_t release             # major * 100 + minor, for reports only
