@@ -82,7 +82,7 @@ cdef enum Flow:
     F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
     F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
     F_SYS_SHM_LOCK          # a = mapping, b = lock or unlock
-    F_HUGE_FAULT = 180      # do_huge_pmd_anonymous_page: a = vma, b = vpn, c = write; res = 1
+    F_HUGE_FAULT            # do_huge_pmd_anonymous_page: a = vma, b = vpn, c = write; res = 1
     F_HUGE_WP               # do_huge_pmd_wp_page: a = vma, b = vpn; res = done, or 0: a matter of ptes
     F_SPLIT_PMD             # split_huge_pmd: a = vma, b = vpn
     F_ZAP_PMD               # zap_huge_pmd: a = vma, b = vpn
@@ -108,6 +108,11 @@ cdef enum Flow:
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     F_OFFLINE               # offline_pages: a = first frame, b = end; ret = frames still in use
     F_CPU_DEAD              # page_alloc_cpu_dead: a = cpu
+    # synthetic.pyx
+    F_LOCK_LOOP
+    F_RWSEM_LOOP
+    F_TWO_LOCKS
+    F_MLOCK_LOOP
     NR_FLOWS = 256
 
 cdef enum FaultFlag:

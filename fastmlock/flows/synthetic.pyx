@@ -12,7 +12,7 @@ Random numbers come from a counter: the k-th draw of a task depends on (seed, ta
 """
 from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t, uint64_t
-from fastmlock.flows.frame cimport F_SYS_EXIT, F_SYS_MLOCK, call
+from fastmlock.flows.frame cimport F_LOCK_LOOP, F_MLOCK_LOOP, F_RWSEM_LOOP, F_SYS_EXIT, F_SYS_MLOCK, F_TWO_LOCKS, call
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.state.types cimport (LK_PAGE, REQ_DELAY, REQ_DOWN_READ, REQ_DOWN_WRITE, REQ_LOCK_PAGE, REQ_NONE,
                                     REQ_SPIN_LOCK, REQ_SPIN_UNLOCK, REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE,
@@ -137,7 +137,7 @@ cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef void register(flow_fn *table) noexcept:
-    table[<int> FLOW_LOCK_LOOP] = lock_loop
-    table[<int> FLOW_RWSEM_LOOP] = rwsem_loop
-    table[<int> FLOW_TWO_LOCKS] = two_locks
-    table[<int> FLOW_MLOCK_LOOP] = mlock_loop
+    table[<int> F_LOCK_LOOP] = lock_loop
+    table[<int> F_RWSEM_LOOP] = rwsem_loop
+    table[<int> F_TWO_LOCKS] = two_locks
+    table[<int> F_MLOCK_LOOP] = mlock_loop

@@ -2,12 +2,12 @@
 """Starting synthetic lock loops (fastmlock.flows.synthetic) from Python."""
 from libc.stdint cimport int64_t
 from fastmlock.flows.step cimport flow_start
-from fastmlock.flows.synthetic cimport FLOW_LOCK_LOOP, FLOW_RWSEM_LOOP, FLOW_TWO_LOCKS
+from fastmlock.flows.frame cimport F_LOCK_LOOP, F_RWSEM_LOOP, F_TWO_LOCKS
 from fastmlock.state.types cimport (LK_ANON_VMA, LK_I_MMAP, LK_LRU, LK_MMAP, LK_PAGE, LK_PTL, LK_TEST_RWSEM,
                                     LK_TEST_SPIN)
 from fastmlock.state.world cimport WorldHandle
 
-_FLOWS = {"lock": FLOW_LOCK_LOOP, "rwsem": FLOW_RWSEM_LOOP, "two_locks": FLOW_TWO_LOCKS}
+_FLOWS = {"lock": F_LOCK_LOOP, "rwsem": F_RWSEM_LOOP, "two_locks": F_TWO_LOCKS}
 _CLASSES = {"lock": (LK_TEST_SPIN, LK_PAGE, LK_LRU, LK_PTL), "rwsem": (LK_TEST_RWSEM, LK_MMAP, LK_I_MMAP, LK_ANON_VMA),
             "two_locks": (LK_TEST_SPIN, LK_PAGE, LK_LRU, LK_PTL)}
 

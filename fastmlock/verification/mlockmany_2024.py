@@ -11,7 +11,6 @@ from fastmlock.state.layout import K
 from fastmlock.system import System
 from fastmlock.verification.point import Comparison, Point
 
-FLOW_MLOCK_LOOP = 203
 EXPONENTIAL, EXITS = 1 << 28, 1 << 29
 PH_SPIN = 2
 ADDRESS = 0x100000000000
@@ -54,7 +53,7 @@ def start(threads: int, processes: int, calls: int, think_ns: int, life_ns: int)
         machine.start(
             pid,
             i % threads * life_ns // threads,
-            flow=FLOW_MLOCK_LOOP,
+            flow=FLOWS["F_MLOCK_LOOP"],
             args=(calls, ADDRESS, CHUNK * 4096, think_ns | EXPONENTIAL | EXITS),
         )
     return system, machine
