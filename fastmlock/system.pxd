@@ -27,3 +27,6 @@ cdef class System(View):
     cdef int nr_vmas(self, int task)
     cdef int make_room(self, long pages) except -1
     cdef int grow_file(self, int file, long pages) except -1
+    cdef int new_hugetlb(self, long pages) except -1
+    cdef bint is_hugetlb(self, int pid, addr)
+    cdef int base_pages(self, int file) except -1

@@ -20,6 +20,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.hotplug cimport online_pages
 from fastmlock.flows.step cimport flow_start, run_untimed
+from fastmlock.mm.hugetlb cimport hugetlbfs_evict_inode, set_max_huge_pages
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma, mm_alloc, vm_start_gap
@@ -44,6 +45,7 @@ cdef enum:
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
     "zone_reclaim_mode", "overcommit_memory"))
+NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 THP_ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _THP = {"never": THP_NEVER, "madvise": THP_MADVISE, "always": THP_ALWAYS}
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
@@ -51,6 +53,8 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 
 NOT_MODELLED = {
+    <int>F_MADVISE_VMA: "MADV_REMOVE of huge pages of hugetlb",
+    <int>F_SYS_REMAP_FILE_PAGES: "remap_file_pages of huge pages of hugetlb",
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COLLAPSE: "collapse of memory that is swapped out",
     <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",
@@ -314,6 +318,8 @@ cdef class System(View):
             return -1, _errno.ENOMEM
         if offset % 4096 or addr % 4096 and flags & (0x10 | 0x100000):
             return -1, _errno.EINVAL
+        if flags & 0x40000 or self.w.mappings[<int>(file or 0)].kind == MAPPING_HUGETLB:
+            return self.mmap_hugetlb(pid, addr, (pages + 511) & ~511, prot, flags, file, offset >> 12)
         if not flags & (0x10 | 0x100000):
             addr = self.unmapped_area(pid, addr & ~4095, pages << 12)
             if not addr:
@@ -329,10 +335,48 @@ cdef class System(View):
         return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
                                              mapping | pgoff << 20))
 
+    def mmap_hugetlb(self, int pid, addr, long pages, int prot, int flags, file, long pgoff):
+        """A mapping of huge pages from the pool: MAP_HUGETLB, which makes a file for it, or one of a hugetlbfs file."""
+        if file is not None and self.w.mappings[<int>file].kind != MAPPING_HUGETLB or addr >> 12 & 511:
+            return -1, _errno.EINVAL
+        if not flags & (0x10 | 0x100000):
+            raise NotSupported("huge pages of hugetlb at a place of the kernel's choice")
+        if (addr >> 12) + pages > TASK_SIZE >> 12:
+            return -1, _errno.ENOMEM
+        if pages > 1 << 26:
+            return -1, _errno.ENOMEM            # more than any pool has
+        if file is None:
+            mapping = self.new_hugetlb(pages)
+            self.shared_anon.add(mapping)
+        else:
+            mapping = file
+            self.grow_file(mapping, pgoff + pages + 511 >> 9)
+            self.grow_file(mapping + 1, pgoff + pages + 511 >> 9)
+        resv = 0
+        if not flags & 1:
+            resv = self.new_mapping(pgoff + pages + 511 >> 9, False)
+            self.w.mappings[resv].kind = MAPPING_RESV
+        self.make_room(pages)
+        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>resv << 3 | <long>flags << 32,
+                                             mapping | pgoff << 20))
+
+    cdef int new_hugetlb(self, long pages) except -1:
+        """A file of huge pages, `pages` base pages long, with the record of what of it is reserved next to it. -> its number"""
+        self.need_huge()
+        mapping = self.new_mapping(pages + 511 >> 9, True)
+        resv = self.new_mapping(pages + 511 >> 9, False)
+        self.w.mappings[mapping].kind = MAPPING_HUGETLB
+        self.w.mappings[mapping].size = pages
+        self.w.mappings[resv].kind = MAPPING_RESV
+        return mapping
+
     cdef tuple unmapping(self, int pid, tuple answer):
         """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
         for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
             self.shared_anon.remove(mapping)
+            if self.w.mappings[<int>mapping].kind == MAPPING_HUGETLB:
+                hugetlbfs_evict_inode(self.w, mapping)
+                continue
             self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
         return answer
 
@@ -425,6 +469,11 @@ cdef class System(View):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
+        if self.is_hugetlb(pid, addr) and self.w.tr.hugetlb_mremap:
+            # whole huge pages; nothing is reserved for more of them
+            old, new = (old + 511) & ~511, (new + 511) & ~511
+            if (addr | new_addr) >> 12 & 511 or new > old:
+                return -1, _errno.EINVAL
         if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
         if (addr >> 12) + old > TASK_SIZE >> 12:
@@ -432,6 +481,9 @@ cdef class System(View):
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
         return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
+
+    cdef bint is_hugetlb(self, int pid, addr):
+        return (self.w.vmas[self.find(pid, addr)].flags & VM_HUGETLB) != 0
 
     def mremap_beyond(self, int pid, addr, old, int64_t new, int flags, new_addr):
         """An old length beyond the end of all addresses: EINVAL from the munmap of what is cut off, after that of the
@@ -591,15 +643,17 @@ cdef class System(View):
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
                     bint interleave=False, int owner=0, bint huge=False):
         """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
-        page by page unless `sparse`. With `observe` the controller maps it, as
+        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With `observe` the controller maps it, as
         the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
         lie where their writer ran. -> file number"""
-        if fs not in ("tmpfs", "ext4", "shm"):
+        if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
         if huge:
             raise NotSupported("huge pages of files")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
+        if fs == "hugetlb":
+            return self.new_hugetlb(pages)
         file = self.new_mapping(pages, fs != "ext4")
         if fs == "shm":
             self.shm_owner[file] = owner
@@ -630,27 +684,39 @@ cdef class System(View):
     def drain_all(self):
         self.call(self.controller, F_SYS_DRAIN_ALL)
 
+    cdef int base_pages(self, int file) except -1:
+        """NotSupported for a file of huge pages."""
+        if self.w.mappings[file].kind == MAPPING_HUGETLB:
+            raise NotSupported("changing, reading or writing a file on hugetlbfs, which is mapped")
+        return 0
+
     def truncate(self, int file, long pages):
+        self.base_pages(file)
         if pages < 0:
             return -1, _errno.EINVAL
         self.grow_file(file, pages)
         return self.call(self.controller, F_TRUNCATE, file, pages, <long>1 << 40, pages)
 
     def punch(self, int file, long offset, long pages):
+        self.base_pages(file)
         if offset < 0 or pages <= 0:
             return -1, _errno.EINVAL
         return self.call(self.controller, F_TRUNCATE, file, offset, offset + pages, -1)
 
     def fadvise_dontneed(self, int file, long offset, long pages):
+        if self.w.mappings[file].kind != MAPPING_FILE:
+            return 0, 0
         return self.call(self.controller, F_FADVISE, file, offset, offset + pages if pages else <long>1 << 40, 1)
 
     def pwrite(self, int file, long offset, long pages):
+        self.base_pages(file)
         self.grow_file(file, offset + pages)
         self.make_room(pages)
         self.call(self.controller, F_FILE_WRITE, file, offset, pages, 0)
         return (4096 if pages > 0 else 0), 0
 
     def pread(self, int file, long offset, long pages):
+        self.base_pages(file)
         self.make_room(pages + 64)
         done, _ = self.call(self.controller, F_FILE_READ, file, offset, pages)
         return (4096 if pages > 0 and done == pages else 0), 0
@@ -749,6 +815,22 @@ cdef class System(View):
         online_pages(self.w, first, first + pages)
         return 0, 0
 
+    def set_nr_hugepages(self, long pages):
+        """/proc/sys/vm/nr_hugepages: so many huge pages of 2 MiB are set aside for hugetlb. Those in use beyond the number
+        are given up when they are freed."""
+        if pages < 0:
+            return -1, _errno.EINVAL
+        self.need_huge()
+        self.reserve(pages=512 * max(0, pages - self.w.hugetlb_total))
+        set_max_huge_pages(self.w, pages)
+        self.check()
+        return 0, 0
+
+    @property
+    def hugetlb(self):
+        """The pool in huge pages: HugePages_Total, _Free, _Rsvd and _Surp of /proc/meminfo."""
+        return self.w.hugetlb_total, self.w.hugetlb_free, self.w.hugetlb_resv, self.w.hugetlb_surplus
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
@@ -758,7 +840,8 @@ cdef class System(View):
             if self.w.tr.drop_caches_drains:
                 self.drain_all()
             for file in range(1, self.w.mappings_used):
-                self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
+                if self.w.mappings[<int>file].kind == MAPPING_FILE:
+                    self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
         return 0, 0
 
     def sysctl(self, str path, str value):
@@ -768,6 +851,8 @@ cdef class System(View):
             return self.drop_caches(int(value))
         if path == "/proc/sys/vm/max_map_count":
             self.w.max_map_count = int(value)
+        elif path == NR_HUGEPAGES:
+            return self.set_nr_hugepages(int(value))
         elif path == THP_ENABLED:
             if value not in _THP:
                 return -1, _errno.EINVAL

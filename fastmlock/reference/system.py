@@ -13,6 +13,7 @@ from . import (
     gup,
     hotplug,
     huge_memory,
+    hugetlb,
     khugepaged,
     ksm,
     madvise,
@@ -30,6 +31,7 @@ from . import (
 from .state import (
     HPAGE_PMD_NR,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_LOCKED_MASK,
     VM_LOCKONFAULT,
@@ -59,6 +61,11 @@ _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
 def _pages_up(length: int) -> int:
     """PAGE_ALIGN() in 64 bits, in pages: it may wrap to 0."""
     return (length + PAGE_SIZE - 1 & WORD) >> PAGE_SHIFT
+
+
+def _huge_up(pages: int) -> int:
+    """Rounded up to whole huge pages."""
+    return -(-pages // HPAGE_PMD_NR) * HPAGE_PMD_NR
 
 
 def _answer(err: int) -> tuple[int, int]:
@@ -169,6 +176,17 @@ class ReferenceSystem:
             return -1, ENOMEM
         start, shared = addr >> PAGE_SHIFT, bool(flags & abi.MAP_SHARED)
         backing, pgoff = (None, start) if file is None else (self._files[file], offset >> PAGE_SHIFT)
+        if flags & abi.MAP_HUGETLB and backing is not None and backing.fs != "hugetlb":
+            return -1, EINVAL
+        if flags & abi.MAP_HUGETLB or (backing is not None and backing.fs == "hugetlb"):
+            pages = _huge_up(pages)
+            if start % HPAGE_PMD_NR:
+                return -1, EINVAL
+            if start + pages > TASK_SIZE >> PAGE_SHIFT:
+                return -1, ENOMEM
+        if flags & abi.MAP_HUGETLB and backing is None:
+            backing, pgoff = File(-1, "hugetlb", pages), 0
+            self._shared_anon.append(backing)
         if backing is None and shared:
             backing, pgoff = File(-1, "shmem", pages), 0
             self._shared_anon.append(backing)
@@ -184,6 +202,9 @@ class ReferenceSystem:
         """What fput() puts off to the end of the call: shared anonymous memory that nobody maps is evicted."""
         for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
             self._shared_anon.remove(file)
+            if file.fs == "hugetlb":
+                hugetlb.hugetlbfs_evict_inode(self.k, file)
+                continue
             truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)
 
     def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
@@ -200,8 +221,13 @@ class ReferenceSystem:
         task = self._enter(pid)
         if addr % PAGE_SIZE or (flags & abi.MREMAP_FIXED and new_addr % PAGE_SIZE):
             return -1, EINVAL
-        ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, _pages_up(old_len), _pages_up(new_len), flags,
-                                    new_addr >> PAGE_SHIFT)
+        old, new = _pages_up(old_len), _pages_up(new_len)
+        vma = task.mm.lookup(addr >> PAGE_SHIFT)
+        if vma is not None and vma.flags & VM_HUGETLB and self.traits.hugetlb_mremap:
+            old, new = _huge_up(old), _huge_up(new)
+            if (addr | new_addr) >> PAGE_SHIFT & HPAGE_PMD_NR - 1 or new > old:
+                return -1, EINVAL
+        ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, old, new, flags, new_addr >> PAGE_SHIFT)
         self._user_mode_again()
         if err:
             return -1, err
@@ -409,13 +435,16 @@ class ReferenceSystem:
                     huge: bool = False) -> int:
         """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
         it."""
-        if fs not in ("tmpfs", "ext4", "shm"):
+        if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
         if huge:
             raise NotSupported("huge pages of files")
         k = self._control()
         file = File(len(self._files), fs, pages if sparse else 0, owner=owner if fs == "shm" else None)
         self._files.append(file)
+        if fs == "hugetlb":
+            file.size = pages
+            return file.number
         for index in range(0 if sparse else pages):
             self._write(file, index)
         if not sparse and not file.shmem:
@@ -427,6 +456,12 @@ class ReferenceSystem:
                              mmap.calc_vm_flags(abi.PROT_READ, shared=True), file, 0)
         swap.lru_add_drain_all(k)
         return file.number
+
+    def _file(self, number: int) -> File:
+        """A file that can be changed, read and written."""
+        if self._files[number].fs == "hugetlb":
+            raise NotSupported("changing, reading or writing a file on hugetlbfs, which is mapped")
+        return self._files[number]
 
     def _write(self, file: File, index: int) -> None:
         (shmem.shmem_file_write if file.shmem else filemap.generic_perform_write)(self.k, file, index)
@@ -447,14 +482,14 @@ class ReferenceSystem:
         k = self._control()
         if pages < 0:
             return -1, EINVAL
-        truncate.truncate_setsize(k, self._files[file], pages)
+        truncate.truncate_setsize(k, self._file(file), pages)
         return OK
 
     def punch(self, file: int, offset: int, pages: int) -> tuple[int, int]:
         k = self._control()
         if offset < 0 or pages <= 0:
             return -1, EINVAL
-        truncate.punch_hole(k, self._files[file], offset, offset + pages - 1)
+        truncate.punch_hole(k, self._file(file), offset, offset + pages - 1)
         return OK
 
     def fadvise_dontneed(self, file: int, offset: int, pages: int) -> tuple[int, int]:
@@ -465,11 +500,11 @@ class ReferenceSystem:
     def pwrite(self, file: int, offset: int, pages: int) -> tuple[int, int]:
         self._control()
         for index in range(offset, offset + pages):
-            self._write(self._files[file], index)
+            self._write(self._file(file), index)
         return PAGE_SIZE if pages > 0 else 0, 0
 
     def pread(self, file: int, offset: int, pages: int) -> tuple[int, int]:
-        k, backing = self._control(), self._files[file]
+        k, backing = self._control(), self._file(file)
         ret = 0
         for index in range(offset, offset + pages):
             ret = PAGE_SIZE if index < backing.size else 0
@@ -545,13 +580,17 @@ class ReferenceSystem:
         if what & 2:
             huge_memory.deferred_split_scan(k)
         if what & 1:
-            vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
+            vmscan.drop_pagecache(k, [file for file in (*self._files, *self._shared_anon) if file.fs != "hugetlb"])
         return OK
 
     def sysctl(self, path: str, value: str) -> tuple[int, int]:
         k = self._control()
         if path == "/proc/sys/vm/max_map_count":
             k.max_map_count = int(value)
+        elif path == "/proc/sys/vm/nr_hugepages":
+            if int(value) < 0:
+                return -1, EINVAL
+            hugetlb.set_max_huge_pages(k, int(value))
         elif path == "/sys/kernel/mm/transparent_hugepage/enabled":
             if value not in ("never", "madvise", "always"):
                 return -1, EINVAL
@@ -582,6 +621,7 @@ class ReferenceSystem:
         out = {"nr_mlock": self.k.nr_mlock}
         out.update({f"unevictable_pgs_{name}": n for name, n in self.k.events.items()})
         out.update({f"nr_{name}": sum(page.nr for page in pages) for name, pages in self.k.lists.items()})
+        out.update(HugePages_Free=len(self.k.hugetlb.free), HugePages_Rsvd=self.k.hugetlb.reserved)
         return out
 
     def vm_lck(self, pid: int) -> int:
@@ -596,7 +636,7 @@ class ReferenceSystem:
         pss = rss = 0
         pages = [pte.page for _, pte in vma.mm.present(vma.start, vma.end)]
         for _, pmd in vma.mm.huge_pmds(vma.start, vma.end):
-            pages += pmd.page.subpages
+            pages += [] if pmd.page.hugetlb else pmd.page.subpages
         for page in pages:
             if not page.zero:
                 rss += PAGE_SIZE
@@ -645,9 +685,10 @@ def _flag_letters(k: Kernel, page: Page) -> str:
     tail has few of its own."""
     if page.head is not None:
         if not k.traits.folio_page_flags:
-            return ("a" if page.anon else "") + ("T" if page.anon or page.head.lru else "")
+            thp = not page.head.hugetlb and (page.anon or page.head.lru)
+            return ("a" if page.anon else "") + ("T" if thp else "")
         page = page.head
     shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
              (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"),
-             (page.swap is not None, "S"), (bool(page.tails), "T"))
+             (page.swap is not None, "S"), (bool(page.tails) and not page.hugetlb, "T"))
     return "".join(letter for on, letter in shown if on)
