@@ -143,7 +143,7 @@ class Traits:
     move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (to 6.4, not stable 6.1)
     hugetlb_mremap: int = 1  #: huge pages of hugetlb can be moved (5.16)
-    hugetlb_dontneed: int = 0 #: and given up by MADV_DONTNEED: 1, rounded up to whole ones (5.18), 2, rounded down (6.1)
+    hugetlb_dontneed: int = 0 #: and given up by MADV_DONTNEED: 1, rounded up to whole ones (5.18), 2, down (6.1)
     hugetlb_restores: int = 0 #: who has reserved a huge page has it reserved again when it is unmapped (6.9)
     hugetlb_lazy_fork: int = 0 #: fork leaves a shared mapping of them to be faulted in again (6.0)
     munmap_errors: int = 0   #: mmap over what cannot be unmapped answers why, not ENOMEM

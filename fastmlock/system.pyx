@@ -350,11 +350,14 @@ cdef class System(View):
             self.shared_anon.add(mapping)
         else:
             mapping = file
-            self.grow_file(mapping, pgoff + pages + 511 >> 9)
-            self.grow_file(mapping + 1, pgoff + pages + 511 >> 9)
+        if not pgoff & 511:
+            if pgoff > 1 << 24:
+                raise NotSupported(f"a file offset of {pgoff} pages")
+            self.grow_file(mapping, pgoff + pages >> 9)
+            self.grow_file(mapping + 1, pgoff + pages >> 9)
         resv = 0
         if not flags & 1:
-            resv = self.new_mapping(pgoff + pages + 511 >> 9, False)
+            resv = self.new_mapping(self.w.mappings[mapping].capacity, False)
             self.w.mappings[resv].kind = MAPPING_RESV
         self.make_room(pages)
         return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>resv << 3 | <long>flags << 32,

@@ -22,8 +22,8 @@ _CHUNK = 64
 
 
 def vmstat(names: tuple[str, ...], *, refresh: bool) -> dict[str, int]:
-    """Counters of /proc/vmstat, and HugePages_* of /proc/meminfo; with `refresh` (root) the per-cpu remainders are folded
-    in first."""
+    """Counters of /proc/vmstat, and HugePages_* of /proc/meminfo; with `refresh` (root) the per-cpu remainders are
+    folded in first."""
     if refresh:
         with open(STAT_REFRESH, "w") as stream:
             stream.write("1")

@@ -37,8 +37,10 @@ cdef void free_huge_page(World *w, uint32_t head) noexcept nogil:
 
 
 cdef inline void give_up(World *w) noexcept nogil:
+    cdef uint32_t head = dequeue_huge_page(w)
+    w.pages[head].refcount = 0
     w.hugetlb_total -= 1
-    free_thp(w, dequeue_huge_page(w))
+    free_thp(w, head)
 
 
 cdef void set_max_huge_pages(World *w, int64_t count) noexcept nogil:

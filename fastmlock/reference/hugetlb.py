@@ -91,8 +91,8 @@ def hugetlb_reserve_pages(k: Kernel, vma: Vma) -> bool:
 
 
 def alloc_huge_page(k: Kernel, vma: Vma, index: int, *, avoid_reserve: bool = False) -> Page | None:
-    """A page from the pool, of what this mapping has reserved or of what nobody has; for a copy that no reservation was made
-    for, only the latter."""
+    """A page from the pool, of what this mapping has reserved or of what nobody has; for a copy that no reservation was
+    made for, only the latter."""
     assert vma.file is not None
     pool, reserved = k.hugetlb, not avoid_reserve and vma_has_reserves(vma, index)
     if not reserved and len(pool.free) <= pool.reserved:
@@ -199,11 +199,11 @@ def unmap_ref_private(k: Kernel, vma: Vma, addr: int, page: Page) -> None:
     index = vma.index(pmd_start(addr))
     for other in vma.file.i_mmap.overlapping(index, index):
         at = other.address(index)
-        if other is not vma and other.private and not _owner(other) and other.mm.pmds.get(at) is not None:
-            if other.mm.pmds[at].page is page:
-                _unmap_pmd(k, other, at)
-                swap.put_page(k, page)
-                other.resv_unmapped = True
+        pmd = other.mm.pmds.get(at)
+        if other is not vma and other.private and not _owner(other) and pmd is not None and pmd.page is page:
+            _unmap_pmd(k, other, at)
+            swap.put_page(k, page)
+            other.resv_unmapped = True
 
 
 def hugetlb_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:

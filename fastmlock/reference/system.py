@@ -182,10 +182,12 @@ class ReferenceSystem:
             pages = _huge_up(pages)
             if start % HPAGE_PMD_NR:
                 return -1, EINVAL
+            if offset >> PAGE_SHIFT > 1 << 24 and not (offset >> PAGE_SHIFT) % HPAGE_PMD_NR:
+                raise NotSupported(f"a file offset of {offset >> PAGE_SHIFT} pages")
             if start + pages > TASK_SIZE >> PAGE_SHIFT:
                 return -1, ENOMEM
         if flags & abi.MAP_HUGETLB and backing is None:
-            backing, pgoff = File(-1, "hugetlb", pages), 0
+            backing, pgoff = File(-1, "hugetlb", pages), offset >> PAGE_SHIFT
             self._shared_anon.append(backing)
         if backing is None and shared:
             backing, pgoff = File(-1, "shmem", pages), 0

@@ -321,7 +321,8 @@ class Runner:
         if command.huge:
             more["huge"] = True
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
-        self.files.append(File(command.name, file, 0 if command.fs == "hugetlb" else command.pages))    # which mincore() misses
+        seen = 0 if command.fs == "hugetlb" else command.pages      # mincore() does not know of huge pages
+        self.files.append(File(command.name, file, seen))
         self.system.drain_all()
         return Reply()
 
