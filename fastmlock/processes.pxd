@@ -3,6 +3,7 @@ from fastmlock.entry cimport KernelEntry
 cdef class Processes(KernelEntry):
     cdef readonly int worker_cpu
     cdef readonly int controller_cpu
+    cdef set offline_cpus
     cdef dict shm_locked            # segment -> user that locked it
     cdef dict shm_held              # user -> pages of locked segments
     cdef dict shm_owner             # segment -> user; others are everybody's

@@ -7,7 +7,6 @@ cdef class System(Processes):
     cdef readonly int release
     cdef readonly bint child_runs_first
     cdef readonly bint write_prefaults
-    cdef set offline_cpus
     cdef long next_observer
     cdef object ksmd
     cdef int grow_file(self, int file, long pages) except -1
