@@ -19,65 +19,27 @@ compiled flows.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.hotplug cimport online_pages
-from fastmlock.flows.step cimport flow_start, run_untimed
-from fastmlock.mm.hugetlb cimport hugetlbfs_evict_inode, set_max_huge_pages
 from fastmlock.mm.filemap cimport find_get_page
-from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.vma cimport find_vma, mm_alloc, vm_start_gap
+from fastmlock.mm.hugetlb cimport set_max_huge_pages
 from fastmlock.state.debug cimport CHECKS
 from fastmlock.state.types cimport *
 
 import errno as _errno
 
-import numpy as np
-
 from fastmlock import kernels
 from fastmlock.scenario import memcg
 from fastmlock.scenario.system import CPU_SWITCH, NotSupported
-from fastmlock.audit.consistency import problems
 from fastmlock.state.layout import K
-from fastmlock.state.world import ModelError
 
-DEF_MASK = (1 << 64) - 1
-TASK_SIZE = (1 << 47) - 4096
-cdef enum:
-    MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
     "zone_reclaim_mode", "overcommit_memory"))
 NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 THP_ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _THP = {"never": THP_NEVER, "madvise": THP_MADVISE, "always": THP_ALWAYS}
-_BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
-_ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
 
-NOT_MODELLED = {
-    <int>F_MADVISE_VMA: "MADV_REMOVE of huge pages of hugetlb",
-    <int>F_SYS_REMAP_FILE_PAGES: "remap_file_pages of huge pages of hugetlb",
-    <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
-    <int>F_COLLAPSE: "collapse of memory that is swapped out",
-    <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",
-    <int>F_COLLAPSE_FILE: "MADV_COLLAPSE of a file",
-    <int>F_COMPACT: "compaction",
-    <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
-    <int>F_MIGRATE: "migration of a KSM page",
-    <int>F_SHRINK_LIST: "a scan of a list with huge pages",
-}
-
-
-cdef inline int64_t pages_up(object length):
-    """PAGE_ALIGN in 64 bits, in pages: it may wrap to 0."""
-    return <int64_t>(((length + 4095) & DEF_MASK) >> 12)
-
-
-# the numbers of the flows that Python starts by name
-from fastmlock.flows.ids import FLOWS as _FLOWS
-if _FLOWS["F_SYS_EXIT"] != F_SYS_EXIT or _FLOWS["F_COMPACT"] != F_COMPACT:
-    raise ImportError("flow numbers differ between frame.pxd as compiled and as read")
-
-
-cdef class System(View):
+cdef class System(Processes):
     """A machine running `kernel`; the protocol of `fastmlock.scenario.system.SystemUnderTest`.
 
     Parameters
@@ -101,7 +63,7 @@ cdef class System(View):
     def __init__(self, kernel="5.17-rc2", int cpus=2, int worker_cpu=0, int controller_cpu=1, *, int nodes=1,
                  int memcgs=1, dict capacity=None, bint check=CHECKS):
         traits = kernels.get(kernel) if isinstance(kernel, str) else kernel
-        View.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
+        Processes.__init__(self, traits, cpus=cpus, nodes=nodes, memcgs=memcgs, capacity=capacity)
         self.kernel = kernel if isinstance(kernel, str) else "custom"
         self.checking = False
         self.shm_locked = {}
@@ -123,531 +85,12 @@ cdef class System(View):
         self.controller = self.spawn(cpu=self.controller_cpu)
         self.checking = check
 
-    # ------------------------------------------------------------ entering the kernel
-    cdef tuple call(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
-        cdef World *w = self.w
-        if task < 1 or task >= w.nr_tasks or not w.tasks[task].mm:
-            raise ValueError(f"no process {task}")
-        # what one call may need beyond its pages: a few VMAs, nodes and tables
-        self.reserve(vmas=8 + self.nr_vmas(task), nodes=64 + 8 * self.nr_vmas(task), anon_vmas=16 + self.nr_vmas(task),
-                     avcs=64 + 8 * self.nr_vmas(task))
-        if self.deferred is not None:
-            if task in self.deferred:
-                raise ValueError(f"process {task} has a call under way")
-            flow_start(w, task, flow, a, b, c, d)
-            self.deferred.append(task)
-            return 0, 0
-        return self.enter(task, flow, a, b, c, d)
-
-    cdef tuple enter(self, int task, int flow, long a=0, long b=0, long c=0, long d=0):
-        cdef Task *t = &self.w.tasks[task]
-        cdef World *w = self.w
-        cdef int req
-        with nogil:
-            flow_start(w, task, flow, a, b, c, d)
-            req = run_untimed(w, task)
-        if req == REQ_ERROR:
-            self.check()
-        if self.checking:
-            found = problems(self)
-            if found:
-                raise ModelError(f"after flow {flow} of process {task}: {'; '.join(found)}")
-        return t.ret, t.err
-
-    def check(self):
-        """Raises NotSupported or ModelError if the last run could not go on."""
-        if self.w.error == ERR_UNSUPPORTED:
-            raise NotSupported(NOT_MODELLED.get(self.w.unsupported, f"flow {self.w.unsupported}"))
-        View.check(self)
-
-    # ------------------------------------------------------------ calls that race
-    def defer(self):
-        """From here on system calls are only begun, until `deferred_tasks` hands them over to a race."""
-        self.deferred = []
-        self.room = {}
-
-    def begun(self):
-        """The tasks whose calls were begun since `defer`, in order."""
-        return list(self.deferred)
-
-    def deferred_tasks(self):
-        """The tasks whose calls were begun since `defer`, in order. Calls run at once again."""
-        tasks, self.deferred = self.deferred, None
-        self.room = {}
-        return tasks
-
-    def answer(self, int task):
-        """What the task's last call answered: (ret, errno, signal)."""
-        cdef Task *t = &self.w.tasks[task]
-        return t.ret, t.err, t.sig
-
-    def reserve(self, **need):
-        """See `WorldHandle.reserve`; calls that are only begun need their room all at the same time."""
-        if self.deferred is not None:
-            for pool, count in need.items():
-                self.room[pool] = self.room.get(pool, 0) + count
-            need = self.room
-        View.reserve(self, **need)
-
-    cdef int nr_vmas(self, int task):
-        return self.w.mms[self.w.tasks[task].mm].map_count
-
-    cdef int make_room(self, long pages) except -1:
-        """Room for so many pages mapped anew, at most one table for each 2 MiB they touch."""
-        cdef long leaves = pages // 512 + 4
-        if self.w.huge_zero:
-            pages = (leaves + 2) * 512
-            leaves *= 2
-        # reading ahead may bring back all that is swapped out
-        self.reserve(pages=pages + 64 + self.w.swap_used, leaves=leaves, ptes=leaves, tables=leaves // 512 + 8)
-        return 0
-
-    @property
-    def fine(self):
-        """Whether a timed run lets time pass after each page of a batch instead of after the whole batch."""
-        return self.w.fine != 0
-
-    @fine.setter
-    def fine(self, bint on):
-        self.w.fine = on
-
-    # ------------------------------------------------------------ processes
-    @property
-    def nr_tasks(self):
-        """Task records in use; processes are 1 to nr_tasks - 1."""
-        return self.w.nr_tasks
-
-    def spawn(self, *, int cpu=0, int memcg=0, node=None):
-        """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. The pages it brings in
-        are charged to the memory cgroup `memcg` and come from `node`, or (None) from the node of its cpu. -> pid"""
-        cdef World *w = self.w
-        cdef Task *t
-        self.reserve(tasks=1, mms=1)
-        if cpu < 0 or cpu >= w.nr_cpus:
-            raise ValueError(f"cpu {cpu}: there are {w.nr_cpus}")
-        if cpu in self.offline_cpus:
-            raise ValueError(f"cpu {cpu} is offline")
-        if not 0 <= memcg < w.nr_lruvecs // w.nr_nodes:
-            raise ValueError(f"memory cgroup {memcg}: there are {w.nr_lruvecs // w.nr_nodes}")
-        if node is not None and not 0 <= node < w.nr_nodes:
-            raise ValueError(f"node {node}: there are {w.nr_nodes}")
-        pid = w.nr_tasks
-        w.nr_tasks += 1
-        t = &w.tasks[pid]
-        t.pid = pid
-        t.cpu = cpu
-        t.mm = mm_alloc(w)
-        t.depth = -1
-        t.rlimit_memlock = w.tr.rlimit_memlock
-        t.cap_ipc_lock = 1
-        t.uid = 0
-        t.memcg = memcg
-        t.node = 0 if node is None else node + 1
-        self.check()
-        return pid
-
-    def fork(self, int pid):
-        """-> pid of the child"""
-        cdef World *w = self.w
-        cdef Task *p
-        cdef Task *c
-        child = self.spawn(cpu=w.tasks[pid].cpu)
-        n = w.mms[w.tasks[pid].mm].rss + 512
-        self.make_room(n)
-        self.reserve(vmas=self.nr_vmas(pid) + 8, nodes=16 * (self.nr_vmas(pid) + 4), avcs=16 * (self.nr_vmas(pid) + 4),
-                     leaves=w.leaves_used, ptes=w.ptes_used, tables=w.tables_used)
-        p = &w.tasks[pid]
-        c = &w.tasks[child]
-        c.rlimit_memlock = p.rlimit_memlock
-        c.cap_ipc_lock = p.cap_ipc_lock
-        c.uid = p.uid
-        c.memcg = p.memcg
-        c.node = p.node
-        self.call(pid, F_SYS_FORK, c.mm)
-        if p.mm in self.ksm_mms:
-            self.ksm_mms.append(c.mm)
-        return child
-
-    def exit(self, int pid):
-        self.ksm_mms = [mm for mm in self.ksm_mms if mm != self.w.tasks[pid].mm]
-        self.unmapping(pid, self.call(pid, F_SYS_EXIT))
-
-    def exec(self, int pid):
-        """execve: the process begins anew with nothing mapped."""
-        self.reserve(mms=1)
-        mm = mm_alloc(self.w)
-        self.check()
-        self.ksm_mms = [old for old in self.ksm_mms if old != self.w.tasks[pid].mm]
-        self.unmapping(pid, self.call(pid, F_SYS_EXEC, mm))
-
-    def alive(self, int pid):
-        return self.w.tasks[pid].mm != 0
-
-    def set_cpu(self, int pid, int cpu):
-        if cpu < 0 or cpu >= self.w.nr_cpus:
-            raise ValueError(f"cpu {cpu}: there are {self.w.nr_cpus}")
-        if cpu in self.offline_cpus:
-            raise ValueError(f"cpu {cpu} is offline")
-        self.w.tasks[pid].cpu = cpu
-
-    def set_rlimit_memlock(self, int pid, limit_bytes):
-        """Soft and hard limit alike; only root may raise the hard one."""
-        cdef Task *t = &self.w.tasks[pid]
-        if limit_bytes > t.rlimit_memlock and t.uid:
-            return -1, _errno.EPERM
-        t.rlimit_memlock = min(limit_bytes, <int64_t>0x7fffffffffffffff)
-        return 0, 0
-
-    def setuid(self, int pid, int uid):
-        """All user and group ids; leaving root loses every capability."""
-        cdef Task *t = &self.w.tasks[pid]
-        if t.uid and uid != t.uid:
-            return -1, _errno.EPERM
-        t.uid = uid
-        t.cap_ipc_lock = uid == 0
-        return 0, 0
-
-    # ------------------------------------------------------------ mappings
-    def mmap(self, int pid, addr, length, int prot, int flags, file, offset):
-        """As mmap(2). Without MAP_FIXED and MAP_FIXED_NOREPLACE `addr` is a hint, and the place is the hint if it is free,
-        else the highest gap below the stack that fits, as a process without address randomisation has it."""
-        cdef int64_t pages = pages_up(length)
-        if not length:
-            return -1, _errno.EINVAL
-        if not pages or pages << 12 > TASK_SIZE:
-            return -1, _errno.ENOMEM
-        if offset % 4096 or addr % 4096 and flags & (0x10 | 0x100000):
-            return -1, _errno.EINVAL
-        if flags & 0x40000 or self.w.mappings[<int>(file or 0)].kind == MAPPING_HUGETLB:
-            return self.mmap_hugetlb(pid, addr, (pages + 511) & ~511, prot, flags, file, offset >> 12)
-        if not flags & (0x10 | 0x100000):
-            addr = self.unmapped_area(pid, addr & ~4095, pages << 12)
-            if not addr:
-                return -1, _errno.ENOMEM
-            flags |= 0x100000
-        if addr > TASK_SIZE - (pages << 12):
-            return -1, _errno.ENOMEM
-        self.make_room(pages)
-        mapping, pgoff = (0, 0) if file is None else (file, offset >> 12)
-        if file is None and flags & 1:
-            mapping = self.new_mapping(pages, True)
-            self.shared_anon.add(mapping)
-        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
-                                             mapping | pgoff << 20))
-
-    def mmap_hugetlb(self, int pid, addr, long pages, int prot, int flags, file, long pgoff):
-        """A mapping of huge pages from the pool: MAP_HUGETLB, which makes a file for it, or one of a hugetlbfs file."""
-        if file is not None and self.w.mappings[<int>file].kind != MAPPING_HUGETLB or addr >> 12 & 511:
-            return -1, _errno.EINVAL
-        if not flags & (0x10 | 0x100000):
-            raise NotSupported("huge pages of hugetlb at a place of the kernel's choice")
-        if (addr >> 12) + pages > TASK_SIZE >> 12:
-            return -1, _errno.ENOMEM
-        if pages > 1 << 26:
-            return -1, _errno.ENOMEM            # more than any pool has
-        if file is None:
-            mapping = self.new_hugetlb(pages)
-            self.shared_anon.add(mapping)
-        else:
-            mapping = file
-        if not pgoff & 511:
-            if pgoff > 1 << 24:
-                raise NotSupported(f"a file offset of {pgoff} pages")
-            self.grow_file(mapping, pgoff + pages >> 9)
-            self.grow_file(mapping + 1, pgoff + pages >> 9)
-        resv = 0
-        if not flags & 1:
-            resv = self.new_mapping(self.w.mappings[mapping].capacity, False)
-            self.w.mappings[resv].kind = MAPPING_RESV
-        self.make_room(pages)
-        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>resv << 3 | <long>flags << 32,
-                                             mapping | pgoff << 20))
-
-    cdef int new_hugetlb(self, long pages) except -1:
-        """A file of huge pages, `pages` base pages long, with the record of what of it is reserved next to it. -> its number"""
-        self.need_huge()
-        mapping = self.new_mapping(pages + 511 >> 9, True)
-        resv = self.new_mapping(pages + 511 >> 9, False)
-        self.w.mappings[mapping].kind = MAPPING_HUGETLB
-        self.w.mappings[mapping].size = pages
-        self.w.mappings[resv].kind = MAPPING_RESV
-        return mapping
-
-    cdef tuple unmapping(self, int pid, tuple answer):
-        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
-        for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
-            self.shared_anon.remove(mapping)
-            if self.w.mappings[<int>mapping].kind == MAPPING_HUGETLB:
-                hugetlbfs_evict_inode(self.w, mapping)
-                continue
-            self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
-        return answer
-
-    def unmapped_area(self, int pid, hint, length):
-        """Where a mapping of `length` bytes goes that asks for no place: byte address, 0 if there is no gap."""
-        cdef World *w = self.w
-        cdef uint32_t vma = w.mms[w.tasks[pid].mm].vma, last = 0
-        cdef int64_t pages = length >> 12, top = MMAP_BASE, first = hint >> 12
-        while vma:
-            last = vma
-            if first and vm_start_gap(&w.vmas[vma]) < first + pages and w.vmas[vma].end > first:
-                first = 0
-            vma = w.vmas[vma].next
-        if first and first + pages <= TASK_SIZE >> 12:
-            return first << 12
-        while last and w.vmas[last].end > top - pages:
-            top = min(top, vm_start_gap(&w.vmas[last]))
-            last = w.vmas[last].prev
-        return (top - pages) << 12 if top - pages >= 16 else 0
-
-    def brk(self, int pid, addr):
-        """As the system call: moves the end of the heap to `addr` if it can. -> (the break there is then, 0)"""
-        if addr >= TASK_SIZE:
-            return self.w.mms[self.w.tasks[pid].mm].brk, 0
-        self.make_room(max(0, (addr - self.w.mms[self.w.tasks[pid].mm].brk >> 12) + 1))
-        return self.call(pid, F_SYS_BRK, addr)
-
-    def remap_file_pages(self, int pid, addr, length, int prot, pgoff, int flags):
-        """As remap_file_pages(2), which is emulated since 4.0: mmap over a part of a shared mapping. pgoff in pages."""
-        start, pages = addr >> 12, length >> 12
-        if prot or not pages or start + pages >= 1 << 52 or pgoff + pages >= 1 << 64:
-            return -1, _errno.EINVAL
-        if not self.find(pid, addr):
-            return -1, _errno.EINVAL
-        if pgoff >= 1 << 40:
-            raise NotSupported(f"a file offset of {pgoff} pages")
-        self.make_room(pages)
-        return self.call(pid, F_SYS_REMAP_FILE_PAGES, start, pages, pgoff, flags & 0x10000)
-
-    def peek(self, int pid, addr, bint write):
-        """Somebody else reads or writes one byte of the process's memory through /proc/PID/mem. -> (1, 0) or EIO"""
-        if addr >= TASK_SIZE:
-            return -1, _errno.EIO
-        self.make_room(4096)
-        return self.call(self.controller, F_ACCESS_REMOTE_VM, self.w.tasks[pid].mm, addr >> 12, write)
-
-    def msync(self, int pid, addr, length, int flags):
-        """As msync(2). MS_SYNC of a disk file that is shared and dirty drains the process's cpu, nothing else drains."""
-        if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
-            return -1, _errno.EINVAL
-        pages = pages_up(length)
-        if length and not pages or (addr >> 12) + pages > 1 << 52:
-            return -1, _errno.ENOMEM
-        return self.call(pid, F_SYS_MSYNC, addr >> 12, (addr >> 12) + pages, flags)
-
-    def shm_lock(self, int pid, int file):
-        """shmctl(SHM_LOCK) on a segment, or on a tmpfs file taken for one that is everybody's: accounted to the user, and its
-        mapping marked unevictable; pages are culled when they next reach a list."""
-        cdef Task *t = &self.w.tasks[pid]
-        if not self.w.mappings[file].shmem:
-            return -1, _errno.EINVAL
-        if not t.cap_ipc_lock and (self.shm_owner.get(file, t.uid) != t.uid or not t.rlimit_memlock):
-            return -1, _errno.EPERM
-        if file in self.shm_locked:
-            return 0, 0
-        held = self.shm_held.get(t.uid, 0) + self.w.mappings[file].size
-        if held > t.rlimit_memlock >> 12 and not t.cap_ipc_lock:
-            return -1, _errno.ENOMEM
-        self.shm_held[t.uid] = held
-        self.shm_locked[file] = t.uid
-        return self.call(pid, F_SYS_SHM_LOCK, file, 1)
-
-    def shm_unlock(self, int pid, int file):
-        """shmctl(SHM_UNLOCK): every page is looked at (SCANNED), those that nothing else keeps are rescued."""
-        if not self.w.mappings[file].shmem:
-            return -1, _errno.EINVAL
-        if not self.w.tasks[pid].cap_ipc_lock and self.shm_owner.get(file, self.w.tasks[pid].uid) != self.w.tasks[pid].uid:
-            return -1, _errno.EPERM
-        if file not in self.shm_locked:
-            return 0, 0
-        self.shm_held[self.shm_locked.pop(file)] -= self.w.mappings[file].size
-        return self.call(pid, F_SYS_SHM_LOCK, file, 0)
-
-    def munmap(self, int pid, addr, length):
-        if addr % 4096 or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
-            return -1, _errno.EINVAL
-        return self.unmapping(pid, self.call(pid, F_SYS_MUNMAP, addr, length))
-
-    def mremap(self, int pid, addr, old_len, new_len, int flags, new_addr):
-        if addr % 4096 or flags & 2 and new_addr % 4096:
-            return -1, _errno.EINVAL
-        old, new = pages_up(old_len), pages_up(new_len)
-        if self.is_hugetlb(pid, addr) and self.w.tr.hugetlb_mremap:
-            # whole huge pages; nothing is reserved for more of them
-            old, new = (old + 511) & ~511, (new + 511) & ~511
-            if (addr | new_addr) >> 12 & 511 or new > old:
-                return -1, _errno.EINVAL
-        if new > TASK_SIZE >> 12:
-            return -1, _errno.ENOMEM
-        if (addr >> 12) + old > TASK_SIZE >> 12:
-            return self.mremap_beyond(pid, addr, old, new, flags, new_addr)
-        self.make_room(max(old, new))
-        self.reserve(vmas=16, nodes=64, avcs=64)
-        return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
-
-    cdef bint is_hugetlb(self, int pid, addr):
-        return (self.w.vmas[self.find(pid, addr)].flags & VM_HUGETLB) != 0
-
-    def mremap_beyond(self, int pid, addr, old, int64_t new, int flags, new_addr):
-        """An old length beyond the end of all addresses: EINVAL from the munmap of what is cut off, after that of the
-        destination; from 6.17 EFAULT before both where the mapping is too short for the new length."""
-        cdef uint32_t vma
-        if flags & ~5 & ~2 or flags & 2 and not flags & 1 or flags & 4 or not new:
-            return -1, _errno.EINVAL
-        if flags & 2 and new_addr < (addr + (old << 12)) % 2**64 and addr < new_addr + (new << 12):
-            return -1, _errno.EINVAL
-        vma = self.find(pid, addr)
-        if self.w.tr.mremap_looks_first and not vma:
-            return (_errno.EFAULT, 0) if self.w.tr.mremap_positive_efault else (-1, _errno.EFAULT)
-        if flags & 2:
-            if self.w.tr.mremap_checks_first and new > self.w.vmas[vma].end - (addr >> 12):
-                return -1, _errno.EFAULT
-            self.munmap(pid, new_addr, new << 12)
-        return -1, _errno.EINVAL
-
-    def mprotect(self, int pid, addr, length, int prot):
-        if addr % 4096:
-            return -1, _errno.EINVAL
-        if not length:
-            return 0, 0
-        pages = pages_up(length)
-        if not pages or (addr >> 12) + pages > 1 << 52:
-            return -1, _errno.ENOMEM
-        self.make_room(min(pages, 1 << 20))
-        return self.call(pid, F_SYS_MPROTECT, addr >> 12, (addr >> 12) + pages, prot)
-
-    def madvise(self, int pid, addr, length, int advice):
-        cdef World *w = self.w
-        valid = (w.tr.madv_populate if advice in (22, 23) else w.tr.madv_dontneed_locked if advice == 24
-                 else w.tr.madv_collapse if advice == 25 else advice in _ADVICE)
-        if not valid or addr % 4096:
-            return -1, _errno.EINVAL
-        if advice == 12 and self.w.tasks[pid].mm not in self.ksm_mms:
-            self.ksm_mms.append(self.w.tasks[pid].mm)
-        pages = pages_up(length)
-        if length and not pages or (addr >> 12) + pages >= 1 << 52:
-            return -1, _errno.EINVAL
-        if advice == 25:
-            self.need_huge()
-        if not pages:
-            return 0, 0
-        self.make_room(min(pages, 1 << 20))
-        return self.call(pid, F_SYS_MADVISE, addr >> 12, (addr >> 12) + pages, advice)
-
-    def map_special(self, int pid, addr, length, vm_flags):
-        """A mapping of the kernel's own (vvar, a driver's), with just these vm_flags."""
-        if self.mmap(pid, addr, length, 0, 0x2 | 0x20 | 0x4000 | 0x100000, None, 0)[0] == -1:
-            raise ValueError(f"no room for {length} bytes at {addr:#x}")
-        self.w.vmas[self.find(pid, addr)].flags = vm_flags
-
-    # ------------------------------------------------------------ locking
-    def mlock(self, int pid, addr, length):
-        return self.do_mlock(pid, addr, length, K.VM_LOCKED)
-
-    def mlock2(self, int pid, addr, length, flags):
-        if flags & ~1:
-            return -1, _errno.EINVAL
-        return self.do_mlock(pid, addr, length, K.VM_LOCKED | (K.VM_LOCKONFAULT if flags else 0))
-
-    def lock_beyond(self, addr, int64_t pages):
-        """A range that begins beyond all mappings: it may be empty or wrap, else nothing is there."""
-        if not pages:
-            return 0, 0
-        return -1, _errno.EINVAL if (addr >> 12) + pages > 1 << 52 else _errno.ENOMEM
-
-    def do_mlock(self, int pid, addr, length, flags):
-        cdef Task *task
-        pages = pages_up((length + addr % 4096) & DEF_MASK)
-        if addr > TASK_SIZE:
-            task = &self.w.tasks[pid]
-            if not task.cap_ipc_lock:
-                if not task.rlimit_memlock:
-                    return -1, _errno.EPERM
-                if pages + self.w.mms[task.mm].locked_vm > task.rlimit_memlock >> 12:
-                    return -1, _errno.ENOMEM
-            return self.lock_beyond(addr, pages)
-        if pages > 1 << 36:
-            # beyond any address space: the limit is tested first, then the range turns out to wrap
-            t = self.tasks[pid]
-            mm = self.mms[t["mm"]]
-            if not t["rlimit_memlock"] and not t["cap_ipc_lock"]:
-                return -1, _errno.EPERM
-            if not t["cap_ipc_lock"]:
-                return -1, _errno.ENOMEM
-            if (addr >> 12) + pages > 1 << 52:
-                return -1, _errno.EINVAL
-        self.make_room(min(pages, 1 << 22))
-        return self.call(pid, F_SYS_MLOCK, addr & ~4095, min(pages, 1 << 40) << 12, flags)
-
-    def munlock(self, int pid, addr, length):
-        pages = pages_up((length + addr % 4096) & DEF_MASK)
-        if addr > TASK_SIZE:
-            return self.lock_beyond(addr, pages)
-        if pages > 1 << 36 and (addr >> 12) + pages > 1 << 52:
-            return -1, _errno.EINVAL
-        return self.call(pid, F_SYS_MUNLOCK, addr & ~4095, min(pages, 1 << 40) << 12)
-
-    def mlockall(self, int pid, flags):
-        self.make_room(self.w.mms[self.w.tasks[pid].mm].total_vm)
-        return self.call(pid, F_SYS_MLOCKALL, flags)
-
-    def munlockall(self, int pid):
-        return self.call(pid, F_SYS_MUNLOCKALL)
-
-    # ------------------------------------------------------------ other acts of a process
-    def touch(self, int pid, addr, long pages, bint write):
-        """Reads or writes one byte of each page. -> (pages done, signal or 0)"""
-        self.make_room(pages)
-        done, _ = self.call(pid, F_TOUCH, addr >> 12, pages, write)
-        return done, self.w.tasks[pid].sig
-
-    def move_pages(self, int pid, addr, node=None):
-        """move_pages(2) of one page, to the node it is on if no other is named: drains every cpu. -> (status, 0), status
-        0 or the node, or minus an errno: EACCES for a page that others map too, EBUSY for one that cannot be moved."""
-        if node is not None and not 0 <= node < self.w.nr_nodes:
-            return -_errno.ENODEV, 0
-        self.drain_all()
-        kind, pfn = self.pte(pid, addr)
-        vma = self.find(pid, addr)
-        if not vma or pfn == self.w.zero_page:
-            return -_errno.EFAULT, 0
-        if kind == "-":
-            anonymous = not self.w.vmas[vma].mapping
-            return -_errno.EFAULT if anonymous and self.w.tr.move_pages_efault else -_errno.ENOENT, 0
-        if kind == "s":
-            return -_errno.ENOENT, 0
-        if node is None or self.w.pages[<long>pfn].node == node:
-            return node or 0, 0
-        if self.w.pages[<long>pfn].mapcount > 1:
-            return -_errno.EACCES, 0
-        self.make_room(1)
-        return (node if self.call(pid, F_MOVE_PAGES, pfn, node + 1)[0] else -_errno.EBUSY), 0
-
-    def local_drain(self, int pid):
-        """lru_add_drain() on the process's cpu."""
-        return self.call(pid, F_LOCAL_DRAIN)
-
     # ------------------------------------------------------------ files and the controller
-    def new_mapping(self, long pages, bint shmem):
-        cdef World *w = self.w
-        cdef Mapping *m
-        slots = max(pages, 1)
-        self.reserve(mappings=1, cache=slots)
-        mapping = w.mappings_used
-        w.mappings_used += 1
-        m = &w.mappings[mapping]
-        m.base = w.cache_used
-        m.capacity = slots
-        m.size = pages
-        m.shmem = shmem
-        w.cache_used += slots
-        return mapping
-
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
                     bint interleave=False, int owner=0, bint huge=False):
         """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
-        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With `observe` the controller maps it, as
-        the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
+        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With `observe`
+        the controller maps it, as the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
         lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
@@ -774,6 +217,43 @@ cdef class System(View):
             w.pages[w.huge_zero].flags = K.PG_reserved | K.PG_uptodate | K.PG_head
             w.pages[w.huge_zero].refcount = 1
 
+    # ------------------------------------------------------------ hugetlb
+    def set_nr_hugepages(self, long pages):
+        """/proc/sys/vm/nr_hugepages: so many huge pages of 2 MiB are set aside for hugetlb. Those in use beyond the number
+        are given up when they are freed."""
+        if pages < 0:
+            return -1, _errno.EINVAL
+        self.need_huge()
+        self.reserve(pages=512 * max(0, pages - self.w.hugetlb_total))
+        set_max_huge_pages(self.w, pages)
+        self.check()
+        return 0, 0
+
+    @property
+    def hugetlb(self):
+        """The pool in huge pages: HugePages_Total, _Free, _Rsvd and _Surp of /proc/meminfo."""
+        return self.w.hugetlb_total, self.w.hugetlb_free, self.w.hugetlb_resv, self.w.hugetlb_surplus
+
+    def new_hugetlb(self, long pages):
+        """A file of huge pages, `pages` base pages long, with the record of what of it is reserved next to it. -> its number"""
+        self.need_huge()
+        mapping = self.new_mapping(pages + 511 >> 9, True)
+        self.w.mappings[mapping].kind = MAPPING_HUGETLB
+        self.w.mappings[mapping].size = pages
+        self.new_resv(mapping)
+        return mapping
+
+    def new_resv(self, int mapping):
+        """An empty record of what is reserved of a file of huge pages. -> its number"""
+        resv = self.new_mapping(self.w.mappings[mapping].capacity, False)
+        self.w.mappings[resv].kind = MAPPING_RESV
+        return resv
+
+    def grow_hugetlb(self, int mapping, long pages):
+        """Room for so many base pages of a file of huge pages, and in what is reserved of it."""
+        self.grow_file(mapping, pages + 511 >> 9)
+        self.grow_file(mapping + 1, pages + 511 >> 9)
+
     def khugepaged(self):
         """Two whole scans of khugepaged: everything that it may collapse is collapsed. -> (0, 0)"""
         self.make_room(512 * self.w.leaves_used)
@@ -817,22 +297,6 @@ cdef class System(View):
             return -1, _errno.EINVAL
         online_pages(self.w, first, first + pages)
         return 0, 0
-
-    def set_nr_hugepages(self, long pages):
-        """/proc/sys/vm/nr_hugepages: so many huge pages of 2 MiB are set aside for hugetlb. Those in use beyond the number
-        are given up when they are freed."""
-        if pages < 0:
-            return -1, _errno.EINVAL
-        self.need_huge()
-        self.reserve(pages=512 * max(0, pages - self.w.hugetlb_total))
-        set_max_huge_pages(self.w, pages)
-        self.check()
-        return 0, 0
-
-    @property
-    def hugetlb(self):
-        """The pool in huge pages: HugePages_Total, _Free, _Rsvd and _Surp of /proc/meminfo."""
-        return self.w.hugetlb_total, self.w.hugetlb_free, self.w.hugetlb_resv, self.w.hugetlb_surplus
 
     def drop_caches(self, int what):
         if not 1 <= what <= 4:

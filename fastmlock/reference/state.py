@@ -43,7 +43,7 @@ def pmd_start(addr: int) -> int:
     return addr - addr % PTRS_PER_PTE
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Page:
     """struct page. `lru_word` is the second word of the LRU linkage, which patch 06 overlays with mlock_count."""
 
@@ -111,7 +111,7 @@ class Page:
         return self.pmd_mapcount + sum(page.mapcount for page in self.subpages)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Pte:
     """A present page-table entry, or a migration entry while a page moves."""
 
@@ -126,7 +126,7 @@ class Pmd(Pte):
     """A huge pmd: one entry for a THP, or for the huge zero page."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class SwapEntry:
     """A slot in use: swap_map's count of who refers to it, and its page in the swap cache."""
 
@@ -136,7 +136,7 @@ class SwapEntry:
     shadow: bool = False                   # reclaim took the page away
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class SwapPte:
     """A swap entry in a page table."""
 
@@ -144,7 +144,7 @@ class SwapPte:
     exclusive: bool = False                # of a page that was this process's alone (5.19)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SwapArea:
     """A swap device that is switched on."""
 
@@ -154,7 +154,7 @@ class SwapArea:
     clusters_used: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class IntervalTree:
     """Vmas ordered by vm_pgoff; an equal start goes behind all its equals (KERNEL.md 1.5)."""
 
@@ -173,7 +173,7 @@ class IntervalTree:
         return [v for v in self.vmas if v.pgoff <= last and v.pgoff + v.pages > first]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class AnonVma:
     """An anon_vma with its interval tree; `above` is that of the process its own was forked from."""
 
@@ -185,7 +185,7 @@ class AnonVma:
         return self if self.above is None else self.above.root
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class File:
     """An inode with its address_space; a segment of shared memory is one too."""
 
@@ -223,7 +223,7 @@ class HugetlbPool:
     surplus: int = 0                       # of total: given up when they are freed
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Vma:
     """vm_area_struct, [start, end) in pages."""
 
@@ -266,7 +266,7 @@ class Vma:
             self.file is None or self.file.shmem)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Mm:
     """mm_struct with its page table, which is one dictionary."""
 
@@ -328,7 +328,7 @@ class Mm:
         return pmd_start(addr) not in self.pmds and pmd_start(addr) not in self.tables
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Task:
     """A process as far as memory locking cares: its mm, its cpu, its rights."""
 
@@ -344,7 +344,7 @@ class Task:
         return self.uid == 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Batches:
     """The per-cpu batches (KERNEL.md 1.4), in the order of a drain."""
 
@@ -356,7 +356,7 @@ class Batches:
     mlock: list[tuple[str, Page]] = field(default_factory=list)     # ("mlock" | "new" | "munlock", page)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Kernel:
     """One simulated machine. `cpu` is where the running task is; whoever enters the kernel sets it."""
 
