@@ -37,7 +37,7 @@ drain
 @pytest.mark.parametrize("kernel", [*kernels.SERIES, "5.18", "6.1"])
 def test_a_drivers_pages_are_marked_without_the_special_check(kernel: str, model: Any) -> None:
     """c8263bd60500: while the driver's mmap method maps its pages, mlockall(MCL_FUTURE) has VM_LOCKED on the vma. From
-    patch 04 on mapping a page marks it, although the vma will not be locked; only the page's end takes that back. The fix came with 5.18."""
+    patch 04 on mapping a page marks it, although the vma will not be locked, until the page ends. Mended in 5.18."""
     point = int(kernel.partition("+")[2] or 0) if kernel in kernels.SERIES else 0
     records: list[Any] = list(run(parse(RING), model(kernel)))
     marked = 8 if point >= 4 else 0

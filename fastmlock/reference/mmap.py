@@ -268,7 +268,7 @@ def secretmem_mmap(k: Kernel, task: Task, vma: Vma) -> int:
 
 def map_at_once(k: Kernel, vma: Vma) -> None:
     """vm_insert_page() of all pages of a driver, or remap_pfn_range() of what has none. The VM_LOCKED of
-    mlockall(MCL_FUTURE) is still set: where mlock_vma_page() does not look at all of VM_SPECIAL the pages are marked."""
+    mlockall(MCL_FUTURE) is still set: where mlock_vma_page() does not look at all of VM_SPECIAL pages are marked."""
     assert vma.file is not None
     for addr in range(vma.start, vma.end):
         vma.mm.tables.add(addr - addr % PTRS_PER_PTE)
