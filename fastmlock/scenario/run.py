@@ -329,7 +329,7 @@ class Runner:
         if command.huge:
             more["huge"] = True
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
-        seen = 0 if command.fs == "hugetlb" else command.pages      # mincore() does not know of huge pages
+        seen = -1 if command.fs == "hugetlb" else command.pages
         self.files.append(File(command.name, file, seen))
         self.system.drain_all()
         return Reply()
