@@ -53,12 +53,14 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COLLAPSE: "collapse of memory that is swapped out",
-    <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",
-    <int>F_COLLAPSE_FILE: "MADV_COLLAPSE of a file",
+    <int>F_SHRINK_PAGE: "reclaim of a huge page that was freed lazily or, on this kernel, of a file, and is not split first",
+    <int>F_SHRINK_LIST: "reclaim of an anonymous huge page to a swap device, as a whole",
+    <int>F_COLLAPSE_FILE: "collapse of a file that is swapped out",
+    <int>F_SPLIT_PAGE: "truncation within a huge page, which this kernel splits into smaller large folios",
+    <int>F_TRUNCATE: "truncation within a huge page that somebody holds",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_MIGRATE: "migration of a KSM page",
-    <int>F_SHRINK_LIST: "a scan of a list with huge pages",
 }
 
 
@@ -573,10 +575,10 @@ cdef class System(View):
         return self.call(pid, F_LOCAL_DRAIN)
 
     # ------------------------------------------------------------ files and the controller
-    def new_mapping(self, long pages, bint shmem):
+    def new_mapping(self, long pages, bint shmem, bint huge=False):
         cdef World *w = self.w
         cdef Mapping *m
-        slots = max(pages, 1)
+        slots = (pages | 511) + 1 if huge else max(pages, 1)
         self.reserve(mappings=1, cache=slots)
         mapping = w.mappings_used
         w.mappings_used += 1
@@ -585,6 +587,7 @@ cdef class System(View):
         m.capacity = slots
         m.size = pages
         m.shmem = shmem
+        m.huge = huge
         w.cache_used += slots
         return mapping
 
@@ -596,11 +599,13 @@ cdef class System(View):
         lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4", "shm"):
             raise NotSupported(f"a file on {fs}")
-        if huge:
-            raise NotSupported("huge pages of files")
+        if huge and fs != "tmpfs":
+            raise NotSupported(f"huge pages of {fs}")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
-        file = self.new_mapping(pages, fs != "ext4")
+        if huge:
+            self.need_huge()
+        file = self.new_mapping(pages, fs != "ext4", huge)
         if fs == "shm":
             self.shm_owner[file] = owner
         self.w.mappings[file].interleave = interleave
@@ -618,6 +623,7 @@ cdef class System(View):
         """Room in the page cache for `pages` pages of the file."""
         cdef Mapping *m = &self.w.mappings[file]
         if pages > m.capacity:
+            pages = (pages | 511) + 1 if m.huge else pages
             old = self.cache[m.base:m.base + m.capacity].copy()
             self.reserve(cache=pages)
             m = &self.w.mappings[file]

@@ -5,7 +5,7 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory, khugepaged, ksm,
+from fastmlock.flows cimport (brk, collapse_file, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory, khugepaged, ksm,
                               mlock, mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split, swapin,
                               synthetic, unmap)
 
@@ -32,6 +32,7 @@ exit_flow.register(TABLE)
 fork.register(TABLE)
 huge_memory.register(TABLE)
 khugepaged.register(TABLE)
+collapse_file.register(TABLE)
 file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)
