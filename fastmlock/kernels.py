@@ -136,6 +136,7 @@ class Traits:
     shmem_swaps_whole: int = 0      #: a THP of tmpfs is reclaimed without being split (6.12): refused
     collapse_ptes: int = 0          #: ptes of a THP that a pmd could map are collapsed too (6.1)
     retract_all: int = 0            #: collapse of a file takes everybody's page tables, without mmap_lock (6.6)
+    partial_dirties: int = 1        #: a hole in a THP of a file dirties what is left of it (5.17)
     nohuge_no_pmd: int = 0          #: MADV_NOHUGEPAGE keeps pmds from mapping a file's THPs (6.12)
     mlock_whole_folio: int = 0      #: rmap adding of all ptes of a large folio at once mlocks it (6.17)
     split_zeroes: int = 0           #: splitting a THP gives its zero-filled pages up for the zero page (6.12)
@@ -167,7 +168,7 @@ def with_patches(base: Traits, first: int) -> Traits:
 
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
-                zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, walk_marks_thp=0)
+                zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, walk_marks_thp=0, partial_dirties=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,

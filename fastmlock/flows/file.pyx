@@ -221,7 +221,8 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             w.error = ERR_UNSUPPORTED
             return REQ_ERROR
         if f.pc == TR_PARTIAL:
-            w.pages[f.k].flags |= PG_dirty              # its part in the range is cleared first
+            if w.tr.partial_dirties:                    # its part in the range is cleared first
+                w.pages[f.k].flags |= PG_dirty
             return call(w, t, f, TR_SPLIT, F_SPLIT_PAGE, f.k)
         if f.pc == TR_SPLIT:
             if not t.res:

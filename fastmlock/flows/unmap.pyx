@@ -151,7 +151,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 page_remove_rmap(w, t.cpu, gather[f.j])
                 if pte_munlocks(w, v, gather[f.j]) and not (
                         page_compound(w, gather[f.j]) and f.j + 1 < t.gather
-                        and gather[f.j + 1] == (gather[f.j] + 1 | <uint32_t>DELAYED_RMAP)
+                        and gather[f.j + 1] & ~<uint32_t>DELAYED_RMAP == gather[f.j] + 1
                         and compound_head(w, gather[f.j] + 1) == compound_head(w, gather[f.j])):
                     called = munlock_page(w, t, f, ZP_DELAYED, compound_head(w, gather[f.j]))
                     if called != -1:

@@ -195,6 +195,7 @@ class File:
     swapped: dict[int, SwapEntry] = field(default_factory=dict)     # tmpfs: what lies on the swap device
     i_mmap: IntervalTree = field(default_factory=IntervalTree)
     unevictable: bool = False              # SHM_LOCK
+    huge: bool = False                     # tmpfs mounted huge=always
     owner: int | None = None               # of a segment; None is everybody
     prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
 

@@ -411,10 +411,10 @@ class ReferenceSystem:
         it."""
         if fs not in ("tmpfs", "ext4", "shm"):
             raise NotSupported(f"a file on {fs}")
-        if huge:
-            raise NotSupported("huge pages of files")
+        if huge and fs != "tmpfs":
+            raise NotSupported(f"huge pages of {fs}")
         k = self._control()
-        file = File(len(self._files), fs, pages if sparse else 0, owner=owner if fs == "shm" else None)
+        file = File(len(self._files), fs, pages if sparse else 0, huge=huge, owner=owner if fs == "shm" else None)
         self._files.append(file)
         for index in range(0 if sparse else pages):
             self._write(file, index)

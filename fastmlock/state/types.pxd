@@ -452,6 +452,7 @@ cdef struct Traits:
     int32_t shmem_swaps_whole   # a THP of tmpfs is reclaimed without being split (6.12)
     int32_t collapse_ptes       # khugepaged and MADV_COLLAPSE take away ptes of a THP that a pmd could map (6.1)
     int32_t retract_all         # collapse of a file takes everybody's page tables, without mmap_lock (6.6)
+    int32_t partial_dirties     # a hole in a THP dirties what is left of it (5.17)
     int32_t nohuge_no_pmd       # MADV_NOHUGEPAGE keeps pmds from mapping a file's THPs (6.12)
     int32_t mlock_whole_folio   # rmap adding of all ptes of a large folio at once mlocks it (6.17)
     int32_t split_zeroes        # splitting a THP gives its zero-filled pages up for the zero page (6.12)
