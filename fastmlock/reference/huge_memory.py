@@ -210,7 +210,7 @@ def split_huge_page(k: Kernel, head: Page, tails: list[Page] | None = None) -> b
         for one, found in entries:
             remap_page(k, one, found, zeroes=False)
         return False
-    rest = _break_up(head)
+    rest = _break_up(k, head)
     for one, found in entries:
         remap_page(k, one, found, zeroes=k.traits.split_zeroes)
     for one in rest:
@@ -221,9 +221,9 @@ def split_huge_page(k: Kernel, head: Page, tails: list[Page] | None = None) -> b
     return True
 
 
-def _break_up(head: Page) -> list[Page]:
-    """`__split_huge_page`: the tails take over the head's flags and are on its list, with an mlock_count of 0. What lies
-    behind the end of a file leaves it."""
+def _break_up(k: Kernel, head: Page) -> list[Page]:
+    """`__split_huge_page`: the tails take over the head's flags and are on its list, each newer than the one before,
+    with an mlock_count of 0. What lies behind the end of a file leaves it."""
     rest, head.tails = head.tails, []
     head.double_map = head.partially_mapped = False
     file = head.mapping
@@ -239,6 +239,10 @@ def _break_up(head: Page) -> list[Page]:
             del file.pages[one.index]
             one.mapping, one.dirty = None, False
             one.refcount -= 1
+    if head.on_list is not None:
+        old = list(k.lists[head.on_list])
+        at = old.index(head) + 1
+        k.lists[head.on_list] = dict.fromkeys(old[:at] + rest + old[at:])
     return rest
 
 
