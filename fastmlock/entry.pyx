@@ -13,7 +13,6 @@ NOT_MODELLED = {
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COLLAPSE: "collapse of memory that is swapped out",
     <int>F_SHRINK_PAGE: "reclaim of a huge page that was freed lazily or, on this kernel, of a file, and is not split first",
-    <int>F_SHRINK_LIST: "reclaim of an anonymous huge page to a swap device, as a whole",
     <int>F_COLLAPSE_FILE: "collapse of a file that is swapped out",
     <int>F_SPLIT_PAGE: "truncation within a huge page, which this kernel splits into smaller large folios",
     <int>F_TRUNCATE: "truncation within a huge page that somebody holds",

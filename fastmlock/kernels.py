@@ -182,7 +182,8 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
                  ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
-                 pt_reclaim=1, huge_pmd_accessed=1, split_smaller=1, huge_zero_cow=1, cow_reuse_large=1, collapse_read_only=1, mlock_whole_folio=1,
+                 pt_reclaim=1, huge_pmd_accessed=1, split_smaller=1, huge_zero_cow=1, cow_reuse_large=1,
+                 collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
                  shmem_swapin_direct=1)
 

@@ -230,10 +230,6 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
                 w.unsupported = F_SHRINK_PAGE
                 w.error = ERR_UNSUPPORTED
                 return REQ_ERROR
-            if p.flags & PG_anon and w.swap_pages:
-                w.unsupported = F_SHRINK_LIST
-                w.error = ERR_UNSUPPORTED
-                return REQ_ERROR
             return call(w, t, f, SH_SPLIT, F_SPLIT_PAGE, page, 1)       # its tails are reclaimed with it
     if f.pc == SH_SPLIT:
         if p.flags & PG_head and not p.flags & PG_anon:         # a file's that could not be split is kept as it is

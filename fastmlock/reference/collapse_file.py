@@ -79,8 +79,8 @@ def _give_up(k: Kernel, thp: Page, taken: list[Page]) -> Scan:
 
 
 def retract_page_tables(k: Kernel, file: File, first: int, asker: Mm | None) -> None:
-    """The empty page tables of all who could map the THP by a pmd go; to 6.5 MADV_COLLAPSE takes only the asker's. A vma
-    with private copies keeps its own."""
+    """The empty page tables of all who could map the THP by a pmd go; to 6.5 MADV_COLLAPSE takes only the asker's. A
+    vma with private copies keeps its own."""
     for vma in file.i_mmap.overlapping(first, first):
         addr = vma.address(first)
         if vma.anon_vma is not None or addr % HPAGE_PMD_NR or addr + HPAGE_PMD_NR > vma.end:

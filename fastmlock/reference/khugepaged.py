@@ -1,5 +1,5 @@
-"""mm/khugepaged.c: 512 base pages become a THP (MADV_COLLAPSE from 6.1, khugepaged everywhere); files: collapse_file.py.
-From the recordings of fastmlock/data/thp, and KERNEL.md 2.4."""
+"""mm/khugepaged.c: 512 base pages become a THP (MADV_COLLAPSE from 6.1, khugepaged everywhere); files:
+collapse_file.py. From the recordings of fastmlock/data/thp, and KERNEL.md 2.4."""
 from __future__ import annotations
 
 from errno import EINVAL

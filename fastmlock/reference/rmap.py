@@ -170,8 +170,11 @@ def thp_referenced(k: Kernel, head: Page) -> tuple[int, bool]:
     it by a pmd, and is marked, while ptes there are like any other. From 6.7 these are passed over, but 512 in one page
     table count as a pmd."""
     referenced = 0
-    tree = head.anon_vma.tree if head.anon_vma is not None else head.mapping.i_mmap if head.mapping is not None else None
-    assert tree is not None
+    if head.anon_vma is not None:
+        tree = head.anon_vma.tree
+    else:
+        assert head.mapping is not None
+        tree = head.mapping.i_mmap
     for vma in tree.overlapping(head.index, head.index + head.nr - 1):
         locked, first = bool(vma.flags & VM_LOCKED), vma.address(head.index)
         found: list[Pte] = []

@@ -26,10 +26,8 @@ def shrink_page(k: Kernel, page: Page, pages: list[Page], *, ask: bool = False, 
     if ask and not page_check_references(k, page):
         return False
     if page.tails and (not page.swapbacked or (k.traits.shmem_swaps_whole and not page.anon)):
-        raise NotSupported("reclaim of a huge page that was freed lazily or, on this kernel, of a file, and is not split "
-                           "first")
-    if page.tails and page.anon and k.swap is not None:
-        raise NotSupported("reclaim of an anonymous huge page to a swap device, as a whole")
+        raise NotSupported("reclaim of a huge page that was freed lazily or, on this kernel, of a file, and is not "
+                           "split first")
     if page.tails and not huge_memory.split_huge_page(k, page, pages):
         return page.anon and _activate_locked(k, page)       # a file's is kept as it is
     if page.anon and page.swapbacked and page.swap is None and not swapfile.add_to_swap(k, page):

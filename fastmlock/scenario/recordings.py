@@ -38,10 +38,10 @@ def live() -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
             for name in names}
 
 
-def huge(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
-    """Scenarios with transparent huge pages as recorded on `kernel` (docs/conformance.md says how): name -> scenario
-    and records; empty for a kernel they were not recorded on."""
-    unpacked = _huge()
+def huge(kernel: str, *, files: bool = False) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
+    """Scenarios with transparent huge pages, anonymous or (`files`) of tmpfs, as recorded on `kernel`
+    (docs/conformance.md says how): name -> scenario and records; empty for a kernel they were not recorded on."""
+    unpacked = _huge("thp-files" if files else "thp")
     ending = f"@{kernel}.jsonl"
     names = [name.removesuffix(ending) for name in unpacked if name.endswith(ending)]
     return {name: (parse(unpacked[f"{name}.txt"], f"{name}.txt"), read_records(unpacked[name + ending], name))
@@ -105,8 +105,8 @@ def _scenario_texts() -> dict[str, bytes]:
 
 
 @cache
-def _huge() -> dict[str, bytes]:
-    return _unpacked("thp.tar.xz", endings=True)
+def _huge(subject: str) -> dict[str, bytes]:
+    return _unpacked(f"{subject}.tar.xz", endings=True)
 
 
 @lru_cache(maxsize=4)
