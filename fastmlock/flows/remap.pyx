@@ -122,6 +122,8 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == MO_LINKED:
         return call(w, t, f, MO_MOVED, F_MOVE_TABLES, f.b, f.d, old)
     if f.pc == MO_MOVED:
+        if v.flags & VM_HUGETLB:
+            v.swap_ra = 0                   # what it has reserved went with the copy
         if dontunmap:
             set_vm_flags(w, vma, v.flags & ~<uint64_t>VM_LOCKED_MASK)
             if f.k:
@@ -172,6 +174,8 @@ cdef int vma_to_resize(World *w, Task *t, int64_t start, int64_t old, int64_t ne
         if w.tr.dontunmap_any and v.flags & (VM_DONTEXPAND | VM_PFNMAP) \
                 or not w.tr.dontunmap_any and (v.mapping or v.flags & VM_SHARED):
             return EINVAL
+    if v.flags & VM_HUGETLB and not w.tr.hugetlb_mremap:
+        return EINVAL
     if old > v.end - start:
         return EFAULT
     if new == old or w.tr.mremap_checks_first and new < old:
