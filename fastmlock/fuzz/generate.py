@@ -77,6 +77,8 @@ class Profile:
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
     huge: bool = False
     """Anonymous regions of huge pages, and commands that cut them."""
+    huge_files: bool = False
+    """Files on a tmpfs that is mounted huge=always, and collapse of those that are not."""
     hugetlb: bool = False
     """Regions of huge pages from a small pool, of files and of anonymous memory."""
     special: float = 0.0
@@ -92,6 +94,7 @@ HUGETLB = Profile(hugetlb=True, ext4=False, swap=0.1,
                   leave_out=frozenset({"remappages", "movepages", "msync", "remove"}))
 SPECIAL = Profile(special=0.4, swap=0.1, leave_out=frozenset({"remove", "remappages", "ksm"}))
 HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
+HUGE_FILES = Profile(huge=True, huge_files=True, ext4=False, leave_out=frozenset({"msync", "ksm", "sysctl", "compact"}))
 LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
@@ -328,7 +331,7 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        words = (*ADVICE, *self.swaps * ("pageout", "pageout"))
+        words = (*ADVICE, *self.swaps * ("pageout", "pageout"), *5 * self.profile.huge_files * ("collapse",))
         if self.chance(self.kind.mergeable):
             words = ("mergeable", "mergeable", "mergeable", "unmergeable")
         choice = [word for word in words if word not in self.profile.leave_out]
@@ -416,7 +419,11 @@ class _Writer:
             return f"file {name} hugetlb {pages}"
         fs, owner = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs", ""
         self.files[name] = pages = 0 if self.chance(0.03) else self.size()
-        if self.chance(0.15) and "shm" not in self.profile.leave_out:
+        if self.profile.huge_files and fs == "tmpfs" and self.chance(0.8):
+            self.files[name] = pages = self.rng.choice((512, 512, 600, 1024, 1030))
+            if self.chance(0.7):
+                owner = " huge"
+        elif self.chance(0.15) and "shm" not in self.profile.leave_out:
             fs, owner = "shm", self.rng.choice(("", " uid=1000"))
             self.segments.add(name)
         return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
@@ -463,7 +470,8 @@ class _Writer:
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
             "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
-            "compact": (0.3, lambda: "compact"), "sysctl": (0.7, self.sysctl),
+            "compact": (0.3, lambda: "compact"),
+            "khugepaged": (2.5 * self.profile.huge_files, lambda: "khugepaged"), "sysctl": (0.7, self.sysctl),
             "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
         }
 
