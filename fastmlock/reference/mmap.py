@@ -76,6 +76,14 @@ def split_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, *, new_below: bool) -> int
     return 0
 
 
+def isolate_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
+    """Split until `vma` is [start, end) alone; the caller has seen that the limit of vmas leaves room."""
+    if vma.start < start:
+        _split_vma(k, vma, start, new_below=True)
+    if vma.end > end:
+        _split_vma(k, vma, end, new_below=False)
+
+
 def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> None:
     huge_memory.vma_adjust_trans_huge(k, vma, addr)
     new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,

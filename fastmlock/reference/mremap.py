@@ -149,8 +149,11 @@ def move_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, old: int, new: int, new_add
     copy = copy_vma(k, mm, vma, addr, new, new_addr)
     move_page_tables(k, mm, vma, addr, old, new_addr)
     if dontunmap:
+        if k.traits.dontunmap_splits and flags & VM_LOCKED:
+            mmap.isolate_range(k, vma, addr, addr + old)
+        else:
+            mm.dontunmapped = mm.dontunmapped or bool(flags & VM_LOCKED)
         vma.flags &= ~VM_LOCKED_MASK
-        mm.dontunmapped = mm.dontunmapped or bool(flags & VM_LOCKED)
         if k.traits.dontunmap_accounts and flags & VM_LOCKED:
             mm.locked_vm += new
         if copy is not vma and vma.start == addr and vma.end == addr + old:

@@ -331,10 +331,10 @@ class ReferenceSystem:
         limit = task.rlimit >> PAGE_SHIFT
         want = pages + mm.locked_vm
         if want > limit and not task.cap_ipc_lock:
-            want -= mlock.count_mm_mlocked_page_nr(mm, start, start + pages)
+            want -= mlock.count_mm_mlocked_page_nr(self.k, mm, start, pages)
         if want > limit and not task.cap_ipc_lock:
             return -1, ENOMEM
-        if start + pages > 1 << 52:
+        if pages and start + pages >= 1 << 52:
             return -1, EINVAL
         if err := mlock.apply_vma_lock_flags(self.k, mm, start, start + pages, flags):
             return -1, err
@@ -344,7 +344,7 @@ class ReferenceSystem:
     def munlock(self, pid: int, addr: int, length: int) -> tuple[int, int]:
         task = self._enter(pid)
         start, pages = self._range(addr, length)
-        if start + pages > 1 << 52:
+        if pages and start + pages >= 1 << 52:
             return -1, EINVAL
         return _answer(mlock.apply_vma_lock_flags(self.k, task.mm, start, start + pages, 0))
 
@@ -589,6 +589,13 @@ class ReferenceSystem:
 
     def vmas(self, pid: int) -> list[tuple[int, int, int, int, int]]:
         return [self._smaps(v) for v in self._tasks[pid].mm.vmas]
+
+    def file_of(self, pid: int, addr: int) -> int | None:
+        """The file that the vma at `addr` maps, None for private anonymous memory; shared has no number, -1."""
+        vma = self._tasks[pid].mm.lookup(addr >> PAGE_SHIFT)
+        if vma is None or vma.file is None:
+            return None
+        return vma.file.number if vma.file in self._files else -1
 
     @staticmethod
     def _smaps(vma: Vma) -> tuple[int, int, int, int, int]:
