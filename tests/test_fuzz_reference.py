@@ -79,8 +79,8 @@ setuid|EPERM shmlock|EPERM remappages|EINVAL peek|EIO"""
 
 def test_programs_reach_what_calls_can_answer() -> None:
     counts: Counter[str] = Counter()
-    for index in range(400):
-        counts.update(outcomes(runnable(program("cov", index).splitlines(), lambda: System("6.18"))[1][1:]))
+    for index in range(500):
+        counts.update(outcomes(runnable(program("reach", index).splitlines(), lambda: System("6.18"))[1][1:]))
     reached = {(text.split()[0], text.rpartition(" -> ")[2]) for text in counts}
     wanted = {(verb, err or "done") for verb, _, err in (word.partition("|") for word in REACHED.split())}
     assert not wanted - reached

@@ -47,9 +47,12 @@ class Machine:
 
     def __init__(self, *, disturb: bool = False) -> None:
         self.disturb = disturb
-        for reason in obstacles():
+        for reason in _wrong_machine():
             raise LiveError(reason)
         self._lock = _machine_lock()
+        for reason in obstacles():
+            self._lock.close()
+            raise LiveError(reason)
         self._affinity = os.sched_getaffinity(0)
         self._sysctls: dict[str, str] = {}
         self.frames = Frames()
@@ -188,13 +191,17 @@ class Machine:
             yield "pageout: swap is on, and how much is swapped is not the scenario's"
 
 
-def obstacles() -> Iterator[str]:
-    """Why scenarios should not run here, one line each; nothing if they may."""
+def _wrong_machine() -> Iterator[str]:
+    """Why no scenario can run here at all."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         yield f"the worker processes need Linux on x86-64, not {sys.platform} on {platform.machine()}"
         return
     if os.sysconf("SC_PAGESIZE") != PAGE_SIZE:
         yield f"pages have {os.sysconf('SC_PAGESIZE')} bytes here, not {PAGE_SIZE}"
+
+
+def obstacles() -> Iterator[str]:
+    """Why scenarios should not run here, one line each; nothing if they may."""
     if len(os.sched_getaffinity(0)) < 2:
         yield "two cpus are needed, one for the processes and one for who watches them"
     available = _available()

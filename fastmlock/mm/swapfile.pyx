@@ -85,7 +85,7 @@ cdef uint32_t read_swap_page(World *w, Task *t, uint32_t slot, bint cached) noex
 
 cdef int swap_vma_window(World *w, uint32_t vma, int64_t vpn, int64_t *first) noexcept nogil:
     cdef uint32_t value = w.vmas[vma].swap_ra
-    cdef int64_t at = vpn & SWAP_RA_ADDR, prev = value >> 7
+    cdef int64_t at = vpn & SWAP_RA_ADDR, prev = value >> 7 if value else -2     # none yet: next to nothing
     cdef int win = swapin_nr_pages(prev, at, value & 7 if value else 4, (value >> 3) & 15)
     w.vmas[vma].swap_ra = ra_value(vpn, win, 0)
     if at == prev + 1:

@@ -148,7 +148,7 @@ cdef void thp_break_up(World *w, int cpu, uint32_t head) noexcept nogil:
         PG_referenced | PG_swapbacked | PG_mlocked | PG_active | PG_workingset | PG_locked | PG_unevictable | PG_dirty | PG_lru
         | PG_swapcache)
     cdef uint32_t own = PG_uptodate | PG_anon | PG_anon_exclusive
-    cdef uint32_t before = head
+    cdef uint32_t older = head
     cdef int i
     cdef bint threaded = p.flags & PG_lru and not (w.tr.p06 and p.flags & PG_unevictable)
     p.flags &= ~<uint32_t>(PG_head | PG_double_map | PG_partially_mapped)
@@ -163,14 +163,14 @@ cdef void thp_break_up(World *w, int cpu, uint32_t head) noexcept nogil:
         tail.refcount = 1 + (0 if p.flags & PG_anon or not tail.mapping else 1)
         tail.lru_next = tail.lru_prev = 0       # mlock_count 0: tails are not threaded on the unevictable list
         if threaded:
-            tail.lru_prev = before
-            tail.lru_next = w.pages[before].lru_next
-            if tail.lru_next:
-                w.pages[tail.lru_next].lru_prev = head + i
+            tail.lru_next = older                # the head stays the oldest of them
+            tail.lru_prev = w.pages[older].lru_prev
+            if tail.lru_prev:
+                w.pages[tail.lru_prev].lru_next = head + i
             else:
-                lv.tail[page_list(p)] = head + i
-            w.pages[before].lru_next = head + i
-            before = head + i
+                lv.head[page_list(p)] = head + i
+            w.pages[older].lru_prev = head + i
+            older = head + i
     touch(w, head, 2)
     work(w, WK_LIST, THP_PAGES)
 

@@ -197,7 +197,7 @@ def split_huge_page(k: Kernel, head: Page, tails: list[Page] | None = None) -> b
         for one, found in entries:
             remap_page(k, one, found, zeroes=False)
         return False
-    rest = _break_up(head)
+    rest = _break_up(k, head)
     for one, found in entries:
         remap_page(k, one, found, zeroes=k.traits.split_zeroes)
     for one in rest:
@@ -208,8 +208,9 @@ def split_huge_page(k: Kernel, head: Page, tails: list[Page] | None = None) -> b
     return True
 
 
-def _break_up(head: Page) -> list[Page]:
-    """`__split_huge_page`: the tails take over the head's flags and are on its list, with an mlock_count of 0."""
+def _break_up(k: Kernel, head: Page) -> list[Page]:
+    """`__split_huge_page`: the tails take over the head's flags and are on its list, each newer than the one before,
+    with an mlock_count of 0."""
     rest, head.tails = head.tails, []
     head.double_map = head.partially_mapped = False
     if head.mapping is not None:
@@ -220,6 +221,10 @@ def _break_up(head: Page) -> list[Page]:
         one.lru, one.on_list, one.lru_word = head.lru, head.on_list, 0 if head.unevictable else -1
         one.unevictable, one.mlocked, one.active = head.unevictable, head.mlocked, head.active
         one.referenced, one.dirty, one.swapbacked = head.referenced, head.dirty, head.swapbacked
+    if head.on_list is not None:
+        old = list(k.lists[head.on_list])
+        at = old.index(head) + 1
+        k.lists[head.on_list] = dict.fromkeys(old[:at] + rest + old[at:])
     return rest
 
 

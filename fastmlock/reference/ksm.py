@@ -13,7 +13,7 @@ from .state import VM_LOCKED, VM_MERGEABLE, AnonVma, Kernel, Mm, Page, Pte, Vma
 MAX_PAGE_SHARING = 256
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RmapItem:
     """One place that was merged: an address, and the anon_vma that its vma had."""
 
@@ -22,7 +22,7 @@ class RmapItem:
     anon_vma: AnonVma
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Ksmd:
     """What ksmd remembers between scans."""
 
@@ -31,7 +31,7 @@ class Ksmd:
     stable_tree: dict[int, Page] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Candidate:
     vma: Vma
     addr: int

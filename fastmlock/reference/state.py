@@ -43,7 +43,7 @@ def pmd_start(addr: int) -> int:
     return addr - addr % PTRS_PER_PTE
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Page:
     """struct page. `lru_word` is the second word of the LRU linkage, which patch 06 overlays with mlock_count."""
 
@@ -109,7 +109,7 @@ class Page:
         return self.pmd_mapcount + sum(page.mapcount for page in self.subpages)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Pte:
     """A present page-table entry, or a migration entry while a page moves."""
 
@@ -124,7 +124,7 @@ class Pmd(Pte):
     """A huge pmd: one entry for a THP, or for the huge zero page."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class SwapEntry:
     """A slot in use: swap_map's count of who refers to it, and its page in the swap cache."""
 
@@ -134,7 +134,7 @@ class SwapEntry:
     shadow: bool = False                   # reclaim took the page away
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class SwapPte:
     """A swap entry in a page table."""
 
@@ -142,7 +142,7 @@ class SwapPte:
     exclusive: bool = False                # of a page that was this process's alone (5.19)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SwapArea:
     """A swap device that is switched on."""
 
@@ -152,7 +152,7 @@ class SwapArea:
     clusters_used: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class IntervalTree:
     """Vmas ordered by vm_pgoff; an equal start goes behind all its equals (KERNEL.md 1.5)."""
 
@@ -171,7 +171,7 @@ class IntervalTree:
         return [v for v in self.vmas if v.pgoff <= last and v.pgoff + v.pages > first]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class AnonVma:
     """An anon_vma with its interval tree; `above` is that of the process its own was forked from."""
 
@@ -183,7 +183,7 @@ class AnonVma:
         return self if self.above is None else self.above.root
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class File:
     """An inode with its address_space; a segment of shared memory is one too."""
 
@@ -203,7 +203,7 @@ class File:
         return self.fs != "ext4"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Vma:
     """vm_area_struct, [start, end) in pages."""
 
@@ -244,7 +244,7 @@ class Vma:
             self.file is None or self.file.shmem)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Mm:
     """mm_struct with its page table, which is one dictionary."""
 
@@ -306,7 +306,7 @@ class Mm:
         return pmd_start(addr) not in self.pmds and pmd_start(addr) not in self.tables
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Task:
     """A process as far as memory locking cares: its mm, its cpu, its rights."""
 
@@ -322,7 +322,7 @@ class Task:
         return self.uid == 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Batches:
     """The per-cpu batches (KERNEL.md 1.4), in the order of a drain."""
 
@@ -334,7 +334,7 @@ class Batches:
     mlock: list[tuple[str, Page]] = field(default_factory=list)     # ("mlock" | "new" | "munlock", page)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Kernel:
     """One simulated machine. `cpu` is where the running task is; whoever enters the kernel sets it."""
 
