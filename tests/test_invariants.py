@@ -36,7 +36,8 @@ def test_random_programs(kernel: str, program: list[str]) -> None:
 
 PLACES = st.tuples(st.integers(0, 11), st.integers(1, 12)).map(lambda at: (at[0], min(at[1], 12 - at[0])))
 DONTUNMAP = st.one_of(
-    st.tuples(PLACES, st.sampled_from(["mremap A {0} {1} {1} maymove dontunmap A", "mremap A {0} {1} {1} move dontunmap M",
+    st.tuples(PLACES, st.sampled_from(["mremap A {0} {1} {1} maymove dontunmap A",
+                                       "mremap A {0} {1} {1} move dontunmap M",
                                        "touch A {0} {1} w", "touch A {0} {1} r", "mlock A {0} {1}", "munlock A {0} {1}",
                                        "mlock2 A {0} {1} onfault", "munmap A {0} {1}", "mprotect A {0} {1} r",
                                        "madvise A {0} {1} dontneed", "movepages A {0}"]))

@@ -90,7 +90,7 @@ class Traits:
     cow_reuse_large: bool = False           # 6.15: a THP all of whose references are one mm's ptes is not copied
     collapse_read_only: bool = False        # 6.17: memory that may not be written is collapsed too
     mlock_whole_folio: bool = False         # 6.17: adding all ptes of a THP at once mlocks it
-    locked_count_clamps: bool = False       # 6.1: mlock of a length that wraps counts what is locked up to the last address
+    locked_count_clamps: bool = False       # 6.1: locked pages are counted to the last address where a length wraps
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
     madvise_eagain: bool = True             # 5.17: advice that would need one vma too many answers EAGAIN
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
