@@ -120,6 +120,7 @@ class Traits:
     drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.12 does, 6.1 not)
     remove_maywrite: int = 0 #: MADV_REMOVE asks whether a mapping may be written, not is (6.7, stable 5.10, 6.1)
     dontunmap_accounts: int = 0 #: MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
+    dontunmap_splits: int = 0 #: MREMAP_DONTUNMAP of a part of a mapping unlocks that part alone (stable 6.1, 6.12)
     mprotect_uncharges: int = 0 #: read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
     mremap_checks_first: int = 0 #: mremap looks at the old VMA before it unmaps anything (6.17)
     random_is_old: int = 0   #: zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
@@ -145,6 +146,7 @@ class Traits:
     swapin_marks: int = 1    #: a page read in from swap is mlocked where it is mapped first (through 6.10)
     swapin_writable: int = 0 #: a page that is this process's alone is mapped writable on a read too (6.11)
     shmem_swapin_direct: int = 0 #: tmpfs too reads past the swap cache (6.15)
+    locked_count_clamps: int = 0 #: a wrapping length: locked pages are counted to the last address (6.1)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
     madvise_eagain: int = 1  #: advice that would need one VMA too many answers EAGAIN, not ENOMEM (5.17)
     move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
@@ -183,7 +185,7 @@ _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, spe
                  zap_keeps_swap=0, hugetlb_dontneed=1)
 _V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, collapse_ptes=1, exit_mmap_read=1,
                brk_finds_vma=1, gup_populates_stack=0, hugetlb_dontneed=2, hugetlb_lazy_fork=1,
-               secretmem_locks=0,
+               secretmem_locks=0, locked_count_clamps=1, dontunmap_splits=1,
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
@@ -196,7 +198,7 @@ _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_un
                  pt_reclaim=1, huge_pmd_accessed=1, split_smaller=1, huge_zero_cow=1, cow_reuse_large=1,
                  collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
-                 shmem_swapin_direct=1)
+                 shmem_swapin_direct=1, dontunmap_splits=0)
 
 RELEASES: dict[str, Traits] = {
     "5.10": _V5_10,

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """What processes do: system calls, faults, signals. (Errors that the kernel finds before it takes a lock are found here.)"""
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.filemap cimport add_to_page_cache, delete_from_page_cache
 from fastmlock.mm.hugetlb cimport hugetlbfs_evict_inode
@@ -26,6 +26,11 @@ _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 cdef inline int64_t pages_up(object length):
     """PAGE_ALIGN in 64 bits, in pages: it may wrap to 0."""
     return <int64_t>(((length + 4095) & DEF_MASK) >> 12)
+
+
+cdef inline int64_t word(object number):
+    """An unsigned 64-bit number as a flow's argument."""
+    return <int64_t><uint64_t>number
 
 
 cdef class Processes(KernelEntry):
@@ -379,43 +384,14 @@ cdef class Processes(KernelEntry):
             return -1, _errno.EINVAL
         return self.do_mlock(pid, addr, length, K.VM_LOCKED | (K.VM_LOCKONFAULT if flags else 0))
 
-    def lock_beyond(self, addr, int64_t pages):
-        """A range that begins beyond all mappings: it may be empty or wrap, else nothing is there."""
-        if not pages:
-            return 0, 0
-        return -1, _errno.EINVAL if (addr >> 12) + pages > 1 << 52 else _errno.ENOMEM
-
     def do_mlock(self, int pid, addr, length, flags):
-        cdef Task *task
         pages = pages_up((length + addr % 4096) & DEF_MASK)
-        if addr > TASK_SIZE:
-            task = &self.w.tasks[pid]
-            if not task.cap_ipc_lock:
-                if not task.rlimit_memlock:
-                    return -1, _errno.EPERM
-                if pages + self.w.mms[task.mm].locked_vm > task.rlimit_memlock >> 12:
-                    return -1, _errno.ENOMEM
-            return self.lock_beyond(addr, pages)
-        if pages > 1 << 36:
-            # beyond any address space: the limit is tested first, then the range turns out to wrap
-            t = self.tasks[pid]
-            mm = self.mms[t["mm"]]
-            if not t["rlimit_memlock"] and not t["cap_ipc_lock"]:
-                return -1, _errno.EPERM
-            if not t["cap_ipc_lock"]:
-                return -1, _errno.ENOMEM
-            if (addr >> 12) + pages > 1 << 52:
-                return -1, _errno.EINVAL
         self.make_room(min(pages, 1 << 22))
-        return self.call(pid, F_SYS_MLOCK, addr & ~4095, min(pages, 1 << 40) << 12, flags)
+        return self.call(pid, F_SYS_MLOCK, word(addr & ~4095), word(pages << 12), flags)
 
     def munlock(self, int pid, addr, length):
         pages = pages_up((length + addr % 4096) & DEF_MASK)
-        if addr > TASK_SIZE:
-            return self.lock_beyond(addr, pages)
-        if pages > 1 << 36 and (addr >> 12) + pages > 1 << 52:
-            return -1, _errno.EINVAL
-        return self.call(pid, F_SYS_MUNLOCK, addr & ~4095, min(pages, 1 << 40) << 12)
+        return self.call(pid, F_SYS_MUNLOCK, word(addr & ~4095), word(pages << 12))
 
     def mlockall(self, int pid, flags):
         self.make_room(self.w.mms[self.w.tasks[pid].mm].total_vm)

@@ -73,6 +73,10 @@ cdef class View(WorldHandle):
         """Number of the file that the vma at `addr` maps, 0 for anonymous memory or no vma."""
         return self.w.vmas[self.find(pid, addr)].mapping
 
+    def file_of(self, int pid, addr):
+        """The file that the vma at `addr` maps, None for private anonymous memory."""
+        return self.mapping_of(pid, addr) or None
+
     def offset_of(self, int pid, addr):
         """Byte offset in its file of the first byte of the vma at `addr`."""
         return self.w.vmas[self.find(pid, addr)].pgoff << 12

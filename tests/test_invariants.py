@@ -34,6 +34,31 @@ def test_random_programs(kernel: str, program: list[str]) -> None:
         runner.step(command)
 
 
+PLACES = st.tuples(st.integers(0, 11), st.integers(1, 12)).map(lambda at: (at[0], min(at[1], 12 - at[0])))
+DONTUNMAP = st.one_of(
+    st.tuples(PLACES, st.sampled_from(["mremap A {0} {1} {1} maymove dontunmap A",
+                                       "mremap A {0} {1} {1} move dontunmap M",
+                                       "touch A {0} {1} w", "touch A {0} {1} r", "mlock A {0} {1}", "munlock A {0} {1}",
+                                       "mlock2 A {0} {1} onfault", "munmap A {0} {1}", "mprotect A {0} {1} r",
+                                       "madvise A {0} {1} dontneed", "movepages A {0}"]))
+    .map(lambda made: made[1].format(*made[0])),
+    st.sampled_from(["mlockall current", "mlockall current future", "munlockall", "ldrain"]))
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(kernel=st.sampled_from(sorted(kernels.RELEASES)),
+       memory=st.sampled_from(["anon private", "anon shared", "F private", "F shared"]),
+       program=st.lists(st.tuples(st.sampled_from("001"), DONTUNMAP), min_size=2, max_size=16))
+def test_memory_left_by_mremap_dontunmap(kernel: str, memory: str, program: list[tuple[str, str]]) -> None:
+    """The old vma is unlocked around pages that stay in it, in most kernels; that alone may be off."""
+    lines = ["file F tmpfs 12", *(f"p{p} mmap A {memory} rw 0 12 locked" for p in (0, 1)),
+             *(f"p{p} {command}" for p, command in program), "drain", "p0 exit", "p1 exit", "drain"]
+    runner = Runner(parse("\n".join(lines)), System(kernel, check=True))
+    runner.start()
+    for command in runner.scenario.commands:
+        runner.step(command)
+
+
 def small_machine(kernel: str = "6.1") -> System:
     s = System(kernel, check=False)
     file = s.create_file("tmpfs", 8)

@@ -10,7 +10,8 @@ gives an empty list. Sources: the specification, sections 1.2 to 1.7 and 4.1.
   the whole old vma is unlocked, and from 6.15 what moved is accounted once more);
 - the lists hold exactly the pages whose flags say so, and their lengths and counters agree;
 - mlock_count (from patch 07, where both directions are counted) is at most the number of VM_LOCKED mappings plus the
-  munlocks that wait in a batch; a page on the unevictable list is not evictable;
+  munlocks that wait in a batch, but for pages that MREMAP_DONTUNMAP left mapped in the old vma, which it unlocks
+  without a munlock; a page on the unevictable list is not evictable;
 - the counters: nr_mlock is the number of PG_mlocked pages, and from patch 06 mlocked - munlocked - stranded - cleared;
 - interval trees are ordered, and their sums are right; free lists hold what is free.
 """
@@ -282,7 +283,7 @@ cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[:
         if p.flags & PG_lru and p.flags & PG_unevictable:
             if page_evictable(w, page):
                 out.append(f"page {page} is evictable and on the unevictable list")
-            if w.tr.p07 and p.lru_prev > <uint32_t>(locked[page] + munlocks[page]):
+            if w.tr.p07 and not p.flags & PG_left_marked and p.lru_prev > <uint32_t>(locked[page] + munlocks[page]):
                 out.append(f"page {page}: mlock_count {p.lru_prev}, {locked[page]} locked mappings, {munlocks[page]} "
                            f"munlocks waiting")
     page = w.hugetlb_pool

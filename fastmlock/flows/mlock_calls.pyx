@@ -16,6 +16,8 @@ cdef enum:
     MCL_FUTURE = 2
     MCL_ONFAULT = 4
 
+cdef int64_t ADDRESS_PAGES = <int64_t>1 << 52       # of 64-bit addresses
+
 
 # ---- patch 07: one walk for both directions
 cdef enum:
@@ -261,7 +263,7 @@ cdef int apply_vma_lock_flags(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 0:
         if f.b == f.a:
             return ret(t, 0)
-        if f.b < f.a:
+        if f.b >= ADDRESS_PAGES:                # in bytes it has wrapped
             return ret(t, -EINVAL)
         f.i = find_vma(w, t.mm, f.a)
         if not f.i or w.vmas[f.i].start > f.a:
@@ -307,15 +309,18 @@ cdef inline int64_t page_align(int64_t bytes) noexcept nogil:
     return <int64_t>((<uint64_t>bytes + 4095) & ~<uint64_t>4095)
 
 
-cdef int64_t count_mm_mlocked_pages(World *w, uint32_t mm, int64_t start, int64_t end) noexcept nogil:
-    """Pages of [start, end) that already lie in locked VMAs."""
+cdef int64_t count_mm_mlocked_pages(World *w, uint32_t mm, int64_t start, int64_t pages) noexcept nogil:
+    """Pages from `start` on that already lie in locked VMAs. An end beyond all addresses is the last one from 6.1 on;
+    before it has wrapped, and a locked vma around both start and end counts backwards, as a huge number."""
     cdef uint32_t vma = find_vma(w, mm, start)
-    cdef int64_t count = 0
+    cdef int64_t count = 0, end = start + pages
+    if not w.tr.locked_count_clamps:
+        end &= ADDRESS_PAGES - 1
     while vma and w.vmas[vma].start < end:
         if w.vmas[vma].flags & VM_LOCKED:
             count += min(end, w.vmas[vma].end) - max(start, w.vmas[vma].start)
         vma = w.vmas[vma].next
-    return count
+    return count & (ADDRESS_PAGES - 1)
 
 
 cdef enum:
@@ -340,7 +345,7 @@ cdef int sys_mlock(World *w, Task *t, Frame *f) noexcept nogil:
         limit = t.rlimit_memlock >> 12
         locked = f.b + mm.locked_vm
         if locked > limit and not t.cap_ipc_lock:
-            locked -= count_mm_mlocked_pages(w, t.mm, f.a, f.a + f.b)
+            locked -= count_mm_mlocked_pages(w, t.mm, f.a, f.b)
         if locked > limit and not t.cap_ipc_lock:
             f.d = -ENOMEM
             f.b = 0

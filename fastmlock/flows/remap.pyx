@@ -2,7 +2,7 @@
 """mremap: growing, shrinking, moving. Moved entries carry no reverse-map change. (mm/mremap.c)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
-from fastmlock.mm.page cimport work
+from fastmlock.mm.page cimport compound_head, work
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport anon_vma_clone, unlink_anon_vmas
 from fastmlock.mm.vma cimport *
@@ -79,6 +79,18 @@ cdef enum:
     MO_LINKED = 2
     MO_MOVED = 3
     MO_UNMAPPED = 4
+    MO_SPLIT_BELOW = 5
+    MO_SPLIT = 6
+
+
+cdef void leave_marked(World *w, Vma *v) noexcept nogil:
+    """The whole old vma was unlocked; what part of it stays keeps its pages' marks and counts, which nothing takes back."""
+    cdef int64_t vpn = v.start
+    cdef uint64_t pte
+    while vma_next_entry(w, v, &vpn, &pte):
+        vpn += 1
+        if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
+            w.pages[compound_head(w, pte_pfn(pte))].flags |= PG_left_marked
 
 
 cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
@@ -121,13 +133,22 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, MO_LINKED, REQ_UP_WRITE, LK_I_MMAP, w.vmas[copy].mapping)
     if f.pc == MO_LINKED:
         return call(w, t, f, MO_MOVED, F_MOVE_TABLES, f.b, f.d, old)
-    if f.pc == MO_MOVED:
-        if v.flags & VM_HUGETLB:
-            v.swap_ra = 0                   # what it has reserved went with the copy
+    if f.pc == MO_MOVED and v.flags & VM_HUGETLB:
+        v.swap_ra = 0                   # what it has reserved went with the copy
+    if f.pc == MO_MOVED and dontunmap and f.k and w.tr.dontunmap_splits:
+        f.pc = MO_SPLIT_BELOW
+        if v.start < f.b:
+            return call(w, t, f, MO_SPLIT_BELOW, F_VMA_SPLIT, f.a, f.b, 1)
+    if f.pc == MO_SPLIT_BELOW:
+        f.pc = MO_SPLIT
+        if v.end > f.b + old:
+            return call(w, t, f, MO_SPLIT, F_VMA_SPLIT, f.a, f.b + old, 0)
+    if f.pc == MO_MOVED or f.pc == MO_SPLIT:
         if dontunmap:
             set_vm_flags(w, vma, v.flags & ~<uint64_t>VM_LOCKED_MASK)
-            if f.k:
+            if f.k and not w.tr.dontunmap_splits:
                 t.flags |= TASK_DONTUNMAPPED
+                leave_marked(w, v)
             if w.tr.dontunmap_accounts and f.k:
                 w.mms[t.mm].locked_vm += new
             if <uint32_t>f.i != vma and v.start == f.b and v.end == f.b + old:

@@ -30,6 +30,8 @@ from .state import (
     del_page_from_lru_list,
 )
 
+ALL_PAGES = 1 << 52             # of 64-bit addresses
+
 
 # ---------------------------------------------------------------- base: one page at a time
 def mlock_vma_page_locked(k: Kernel, page: Page) -> None:
@@ -403,7 +405,11 @@ def apply_mlockall_flags(k: Kernel, mm: Mm, flags: int) -> None:
         vma = mm.next(prev)
 
 
-def count_mm_mlocked_page_nr(mm: Mm, start: int, end: int) -> int:
-    """Pages of [start, end) that already lie in locked vmas."""
+def count_mm_mlocked_page_nr(k: Kernel, mm: Mm, start: int, pages: int) -> int:
+    """Pages from `start` on that already lie in locked vmas; through 6.0 an unsigned number of bytes, in which the end
+    may have wrapped."""
+    end = start + pages
+    if not k.traits.locked_count_clamps:
+        end %= ALL_PAGES
     return sum(min(v.end, end) - max(v.start, start) for v in mm.vmas
-               if v.flags & VM_LOCKED and v.start < end and v.end > start)
+               if v.flags & VM_LOCKED and v.start < end and v.end > start) % ALL_PAGES

@@ -81,6 +81,14 @@ def split_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, *, new_below: bool) -> int
     return _split_vma(k, vma, addr, new_below)
 
 
+def isolate_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
+    """Split until `vma` is [start, end) alone; the caller has seen that the limit of vmas leaves room."""
+    if vma.start < start:
+        _split_vma(k, vma, start, new_below=True)
+    if vma.end > end:
+        _split_vma(k, vma, end, new_below=False)
+
+
 def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> int:
     """Huge pages of hugetlb cannot be split. -> errno"""
     if vma.flags & VM_HUGETLB and addr % PTRS_PER_PTE:

@@ -153,8 +153,11 @@ def move_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, old: int, new: int, new_add
     move_page_tables(k, mm, vma, addr, old, new_addr)
     vma.resv = None                         # clear_vma_resv_huge_pages(): the copy has them
     if dontunmap:
+        if k.traits.dontunmap_splits and flags & VM_LOCKED:
+            mmap.isolate_range(k, vma, addr, addr + old)
+        else:
+            mm.dontunmapped = mm.dontunmapped or bool(flags & VM_LOCKED)
         vma.flags &= ~VM_LOCKED_MASK
-        mm.dontunmapped = mm.dontunmapped or bool(flags & VM_LOCKED)
         if k.traits.dontunmap_accounts and flags & VM_LOCKED:
             mm.locked_vm += new
         if copy is not vma and vma.start == addr and vma.end == addr + old:

@@ -374,10 +374,10 @@ class Processes:
         limit = task.rlimit >> PAGE_SHIFT
         want = pages + mm.locked_vm
         if want > limit and not task.cap_ipc_lock:
-            want -= mlock.count_mm_mlocked_page_nr(mm, start, start + pages)
+            want -= mlock.count_mm_mlocked_page_nr(self.k, mm, start, pages)
         if want > limit and not task.cap_ipc_lock:
             return -1, ENOMEM
-        if start + pages > 1 << 52:
+        if pages and start + pages >= 1 << 52:
             return -1, EINVAL
         if err := mlock.apply_vma_lock_flags(self.k, mm, start, start + pages, flags):
             return -1, err
@@ -387,7 +387,7 @@ class Processes:
     def munlock(self, pid: int, addr: int, length: int) -> tuple[int, int]:
         task = self._enter(pid)
         start, pages = self._range(addr, length)
-        if start + pages > 1 << 52:
+        if pages and start + pages >= 1 << 52:
             return -1, EINVAL
         return _answer(mlock.apply_vma_lock_flags(self.k, task.mm, start, start + pages, 0))
 

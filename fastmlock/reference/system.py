@@ -254,6 +254,13 @@ class ReferenceSystem(Processes):
     def vmas(self, pid: int) -> list[tuple[int, int, int, int, int]]:
         return [self._smaps(v) for v in self._tasks[pid].mm.vmas]
 
+    def file_of(self, pid: int, addr: int) -> int | None:
+        """The file that the vma at `addr` maps, None for private anonymous memory; shared has no number, -1."""
+        vma = self._tasks[pid].mm.lookup(addr >> PAGE_SHIFT)
+        if vma is None or vma.file is None:
+            return None
+        return vma.file.number if vma.file in self._files else -1
+
     @staticmethod
     def _smaps(vma: Vma) -> tuple[int, int, int, int, int]:
         """Locked is the proportional share of the present pages of a locked vma, with smaps' own rounding."""

@@ -64,6 +64,7 @@ class Traits:
     madv_collapse: bool = False             # 6.1
     dontunmap_any: bool = True              # 5.13: MREMAP_DONTUNMAP of other than private anonymous memory
     dontunmap_accounts: bool = False        # 6.15: MREMAP_DONTUNMAP adds to locked_vm (and never takes it away)
+    dontunmap_splits: bool = False          # stable 6.1 and 6.12: MREMAP_DONTUNMAP unlocks only what it moves
     mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
     write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
     drop_caches_drains: bool = False        # 6.12, not 6.1: drop_caches drains every cpu first
@@ -106,6 +107,7 @@ class Traits:
     cow_reuse_large: bool = False           # 6.15: a THP all of whose references are one mm's ptes is not copied
     collapse_read_only: bool = False        # 6.17: memory that may not be written is collapsed too
     mlock_whole_folio: bool = False         # 6.17: adding all ptes of a THP at once mlocks it
+    locked_count_clamps: bool = False       # 6.1: locked pages are counted to the last address where a length wraps
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
     madvise_eagain: bool = True             # 5.17: advice that would need one vma too many answers EAGAIN
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
@@ -136,7 +138,8 @@ def _table() -> dict[str, Traits]:
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, collapse_ptes=True,
                   remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
                   brk_finds_vma=True, gup_populates_stack=False, hugetlb_ends_down=True,
-                  hugetlb_lazy_fork=True, secretmem_locks=False)
+                  hugetlb_lazy_fork=True, secretmem_locks=False, locked_count_clamps=True,
+                  dontunmap_splits=True)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    large_folio=True, folio_page_flags=True, split_zeroes=True, retract_all=True,
@@ -149,7 +152,7 @@ def _table() -> dict[str, Traits]:
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
                    mlock_whole_folio=True, huge_pmd_accessed=True, split_smaller=True,
                    secretmem_locks=True,
-                   write_prefaults=False, shmem_swapin_direct=True)
+                   write_prefaults=False, shmem_swapin_direct=True, dontunmap_splits=False)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 
 

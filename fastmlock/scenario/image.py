@@ -21,7 +21,7 @@ from .system import (
 
 MADV_WILLNEED = 3
 R, RW, RX = PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC
-PROGRAM_PAGES = 206
+PROGRAM, PROGRAM_PAGES = "/bin/mlock_oracle", 206
 HEAP, STACK_TOP, DRAIN_PAGE, LOCAL_DRAIN_PAGE = 0xA80, 0x7FFFFFFFE, 0x7FFFF7FF0, 0x7F0000000
 RELRO, RELRO_PAGES = 0x4C8, 4           # its upper two pages are written by the start-up code
 SEGMENTS = (                    # first page, pages, protection, page of the program file or None
@@ -55,7 +55,8 @@ WORKERS_OWN = (COMMAND_PAGE, *CHILDS_OWN, TLS_PAGE)
 # table of the loop's switch (which a fork's child comes to with its first command), sigsetjmp
 LOOP, CALLS, SWITCH, SETJMP = 0x401, 0x440, 0x49D, 0x420
 VMSTAT_BYTES = 3600
-STEP_0 = len('{"step":0,"cmd":"","kernel":"5.17.0-rc5","drain":0,"kcore":1,"wcpu":0,"kcpu":1}\n')
+VM_SHARED = 0x8
+VM_SHOWN = 0xF27F_E50F          # the flags that VmFlags has a word for, of those that a VMA keeps here
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,21 @@ def pages_of(start: int, length: int) -> range:
     return range(start // PAGE_SIZE, (start + max(length, 1) - 1) // PAGE_SIZE + 1)
 
 
-def smaps_bytes(release: int) -> int:
-    """About how long smaps is for one VMA: a line was added in 6.0 (Pss_Dirty) and one in 6.4 (KSM). The series' points
-    are a build of their own, whose smaps is shorter than a distribution's (which frames come back says so)."""
-    if release == 517:
-        return 625
-    return 690 + 28 * (release >= 600) + 28 * (release >= 604)
+def smaps_bytes(release: int, vma: tuple[int, ...], name: str) -> int:
+    """How long smaps is for one VMA, (start, end, vm_flags, ...). (show_smap)
+
+    Every size is a line of 28 letters: 20 of them, Pss_Dirty from 6.0 and KSM from 6.4; then THPeligible, the
+    protection key, and VmFlags, of which mr, mw, me and sd are not kept here, nor is ms of shared memory, nor
+    dw of the program (to 5.14)."""
+    start, end, flags = vma[:3]
+    head = 74 + len(name) if name else 25 + max(8, len(f"{start:x}")) + max(8, len(f"{end:x}"))
+    lines = 28 * (20 + (release >= 600) + (release >= 604)) + (25 if release >= 607 else 18) + 25 + 10
+    if release == 517:                          # the series' own build: no protection keys, no sd
+        lines -= 28
+    if flags & VM_PFNMAP or flags & VM_DONTEXPAND:
+        return head + lines + 3 * 7             # vvar and vdso
+    words = (flags & VM_SHOWN).bit_count() + 4 + (flags & VM_SHARED != 0) + (name == PROGRAM and release < 515)
+    return head + lines + 3 * words
 
 
 def printed(record: dict[str, Any]) -> int:
@@ -163,6 +173,10 @@ class Host(SystemUnderTest, Protocol):
         """As a system under test; without `observe` the controller does not map it."""
         ...
 
+    def file_of(self, pid: int, addr: int) -> int | None:
+        """The file that the VMA at `addr` maps, None for private anonymous memory."""
+        ...
+
     def map_special(self, pid: int, addr: int, length: int, vm_flags: int) -> None:
         """A mapping of the kernel's own, with just these vm_flags."""
         ...
@@ -178,8 +192,10 @@ class Image:
         self.running: set[tuple[int, int]] = set()
         self.copied = False
         self.printed = 0
+        self.paths: dict[int, str] = {}
         me = host.controller
         program = host.create_file("tmpfs", PROGRAM_PAGES, observe=False)
+        self.paths[program] = PROGRAM
         for start, pages, prot, pgoff in SEGMENTS:
             flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE | (MAP_ANONYMOUS if pgoff is None else 0)
             host.mmap(me, start * PAGE_SIZE, pages * PAGE_SIZE, prot, flags, None if pgoff is None else program,
@@ -282,10 +298,10 @@ class Image:
         """It drains by asking for a page of its own to be moved to where it is, and is told if that is swapped out."""
         return 0 if self.host.pte(self.host.controller, DRAIN_PAGE * PAGE_SIZE)[0] == "a" else -1
 
-    def start(self) -> None:
-        """It reads the counters for the first time, and prints step 0."""
+    def start(self, record: dict[str, Any]) -> None:
+        """It reads the counters for the first time, and prints this record of step 0."""
         self.count()
-        self.prints(STEP_0)
+        self.prints(printed(record))
 
     def count(self) -> None:
         """It reads the counters."""
@@ -309,9 +325,26 @@ class Image:
         if not sparse:
             self._mine(pages_of(*FILL))
 
+    def created(self, file: int, fs: str, name: str) -> None:
+        """A file is there, under the recorder's name for it, which ends with its pid."""
+        self.paths[file] = f"/{'ext4' if fs == 'ext4' else 'tmpfs'}/{name}.123"
+
+    def _name(self, pid: int, vma: tuple[int, ...]) -> str:
+        """What smaps calls this VMA."""
+        first, end = vma[0] // PAGE_SIZE, vma[1] // PAGE_SIZE
+        file = self.host.file_of(pid, vma[0])
+        if file is not None:
+            return self.paths.get(file, "/dev/zero (deleted)")
+        special = {HEAP: "[heap]", VVAR[0]: "[vvar]", VDSO[0]: "[vdso]"}
+        return special.get(first, "[stack]" if first <= STACK_TOP < end else "")
+
     def reads_process(self, pid: int) -> None:
-        """It reads status and smaps of a process."""
-        self._mine(pages_of(BIG, len(self.host.vmas(pid)) * smaps_bytes(self.host.release)))
+        """It reads status and smaps of a process. In the series' own build the heap is one VMA with the static data:
+        how long smaps is there nothing says but which frames come back, and this is what agrees with them."""
+        release = self.host.release
+        length = sum(smaps_bytes(release, vma, self._name(pid, vma)) for vma in self.host.vmas(pid)
+                     if release != 517 or vma[0] != HEAP * PAGE_SIZE)
+        self._mine(pages_of(BIG, length + 1))
 
     def reads_region(self, pages: int) -> None:
         """It reads the pagemap of a region."""

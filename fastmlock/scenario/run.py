@@ -79,9 +79,8 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
     """
     runner = Runner(scenario, system, image=image, forget_lost=forget_lost, chance=chance)
     printed = {record["step"]: record for record in real}
-    start = before = runner.start()
-    yield {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
-           "wcpu": runner.worker_cpu, "kcpu": runner.controller_cpu}
+    start = before = runner.start(kernel, printed.get(0))
+    yield runner.step_0(kernel)
     for step, command in enumerate(scenario.commands, 1):
         reply = runner.step(command)
         now = runner.count()
@@ -120,8 +119,14 @@ class Runner:
         if image and isinstance(system, Host) and not any(isinstance(one, c.Exec) for one in scenario.commands):
             self.image = Image(system, scenario.commands[-1].line if scenario.commands else 0, chance)
 
-    def start(self) -> dict[str, int]:
-        """Starts the processes that no fork makes; -> the counters before the first command."""
+    def step_0(self, kernel: str) -> Record:
+        """What says where this was run."""
+        return {"step": 0, "cmd": "", "kernel": kernel, "drain": 0, "kcore": 1,
+                "wcpu": self.worker_cpu, "kcpu": self.controller_cpu}
+
+    def start(self, kernel: str = "", printed: Record | None = None) -> dict[str, int]:
+        """Starts the processes that no fork makes; -> the counters before the first command. `printed`: step 0 as
+        the recorder printed it, if not for this `kernel`."""
         if self.scenario.swap_pages:
             swapon = getattr(self.system, "swapon", None)
             if swapon is None:
@@ -132,7 +137,7 @@ class Runner:
                                           else self.system.spawn(cpu=self.worker_cpu))
         self.system.drain_all()
         if self.image:
-            self.image.start()
+            self.image.start(printed or self.step_0(kernel))
         return dict(self.system.vmstat())
 
     def count(self) -> dict[str, int]:
@@ -331,6 +336,8 @@ class Runner:
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
         seen = -1 if command.fs == "hugetlb" else command.pages
         self.files.append(File(command.name, file, seen))
+        if self.image:
+            self.image.created(file, command.fs, command.name)
         self.system.drain_all()
         return Reply()
 

@@ -49,6 +49,7 @@ cdef enum PageFlag:
     PG_offline = 1 << 22        # a frame that was taken out of the machine
     PG_hugetlb = 1 << 23        # head of a page of the hugetlb pool ...
     PG_restore_reserve = 1 << 26    # ... that is reserved again when it comes back there
+    PG_left_marked = 1 << 27    # for the checks alone: MREMAP_DONTUNMAP unlocked a vma around it, and did not unmark it
     PG_double_map = 1 << 24     # THP head: mapped by a pmd here and by ptes there (through 6.1)
     PG_partially_mapped = 1 << 25   # THP head: on the queue of those to be split
 
@@ -449,6 +450,7 @@ cdef struct Traits:
     int32_t drop_caches_drains  # drop_caches drains every CPU first (6.0)
     int32_t remove_maywrite     # MADV_REMOVE asks whether a shared mapping may be written, not whether it is (6.7)
     int32_t dontunmap_accounts  # MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
+    int32_t dontunmap_splits    # MREMAP_DONTUNMAP of a part of a locked mapping unlocks that part alone (stable 6.1, 6.12)
     int32_t mprotect_uncharges  # read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
     int32_t mremap_checks_first # mremap looks at the old VMA before it unmaps anything (6.17)
     int32_t random_is_old       # zapping a MADV_RANDOM VMA marks nothing accessed either (6.3)
@@ -474,6 +476,7 @@ cdef struct Traits:
     int32_t swapin_marks        # to 6.10: a page read in from swap is mlocked where it is mapped first
     int32_t swapin_writable     # 6.11: a page that is this process's alone is mapped writable on a read too
     int32_t shmem_swapin_direct # tmpfs reads past the swap cache too (6.15)
+    int32_t locked_count_clamps     # what is locked already is counted up to the last address, where a length wraps (6.1)
     int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
     int32_t madvise_eagain      # advice that would need one vma too many answers EAGAIN, not ENOMEM (5.17)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
