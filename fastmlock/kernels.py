@@ -101,7 +101,6 @@ class Traits:
     unlink_batch: int = 1           #: file VMAs unlinked under one i_mmap_rwsem write lock (8 from 6.11)
     smaps_lf: int = 0               #: VmFlags shows LOCKONFAULT as "lf" (6.6)
     large_folio: int = 0            #: mlock rules for large folios (6.7)
-    lru_clear_at_queue: int = 0     #: LRU batches clear PG_lru when queueing (33dfe9204f29, 6.11 to 6.16)
     cow_reuse_refcount: int = 0     #: 5.18's COW: drain, then reuse by reference count
     anon_exclusive: int = 0         #: PG_anon_exclusive decides reuse at COW (5.19)
     rmap_trylock: int = 0           #: reclaim only trylocks the rmap locks (5.19)

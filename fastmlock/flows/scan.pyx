@@ -202,6 +202,7 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Lruvec *lv = &w.lruvecs[f.a]
     cdef uint32_t page
     cdef int lru = <int>f.b & ~SCAN_FAR
+    cdef bint rotated
     if f.pc == 0:
         if not f.c:
             return ret(t, f.d)
@@ -251,7 +252,9 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
                 return call(w, t, f, SL_SHRUNK, F_SHRINK_PAGE, page, SHRINK_ASK | (SHRINK_FAR if f.b & SCAN_FAR else 0))
         page = taken[f.j]
         if f.pc == SL_AGED:
-            return ask(t, f, SL_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, page)
+            # code that is in use goes round again
+            rotated = t.res > 0 and t.res & SEEN_EXEC and not w.pages[page].flags & PG_swapbacked
+            return ask(t, f, SL_ADD if rotated else SL_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, page)
         if f.pc == SL_UNLOCKED:
             w.pages[page].flags &= ~<uint32_t>PG_active
             w.pages[page].flags |= PG_workingset

@@ -435,7 +435,8 @@ class Processes:
         if vma.secretmem and pte is not None and self.traits.move_pages_efault:
             return -ENOENT, 0
         if pte is None:
-            return -EFAULT if vma.file is None and self.traits.move_pages_efault else -ENOENT, 0
+            nothing = vma.file is None and addr >> PAGE_SHIFT not in task.mm.swapped
+            return -EFAULT if nothing and self.traits.move_pages_efault else -ENOENT, 0
         return OK
 
     def local_drain(self, pid: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import ksm, mlock, swap, swapfile
-from .state import VM_LOCKED, VM_SEQ_READ, AnonVma, Kernel, Page, Pte, SwapPte, Vma, pmd_start
+from .state import VM_EXEC, VM_LOCKED, VM_SEQ_READ, AnonVma, Kernel, Page, Pte, SwapPte, Vma, pmd_start
 
 
 # ---------------------------------------------------------------- anon_vmas
@@ -146,11 +146,12 @@ def page_mlock(k: Kernel, page: Page) -> None:
             return
 
 
-def page_referenced(k: Kernel, page: Page) -> tuple[int, bool]:
-    """Young ptes, cleared on the way; stops at the first locked vma. -> (references, met a locked vma)"""
+def page_referenced(k: Kernel, page: Page) -> tuple[int, int]:
+    """Young ptes, cleared on the way; stops at the first locked vma. -> (references, VM_LOCKED if that was met and
+    VM_EXEC if code was among the references)"""
     if page.tails:
         return thp_referenced(k, page)
-    referenced = 0
+    referenced = flags = 0
     for vma, addr in rmap_walk(page):
         pte = page_vma_mapped_walk(page, vma, addr)
         if pte is None:
@@ -158,18 +159,20 @@ def page_referenced(k: Kernel, page: Page) -> tuple[int, bool]:
         if vma.flags & VM_LOCKED:
             if k.traits.p13_referenced_restores:
                 mlock.mlock_vma_page(k, page, vma)
-            return referenced, True
+            return referenced, flags | VM_LOCKED
         if pte.young:
             pte.young = False
-            referenced += not vma.flags & VM_SEQ_READ
-    return referenced, False
+            if not vma.flags & VM_SEQ_READ:
+                referenced += 1
+                flags |= vma.flags & VM_EXEC
+    return referenced, flags
 
 
-def thp_referenced(k: Kernel, head: Page) -> tuple[int, bool]:
+def thp_referenced(k: Kernel, head: Page) -> tuple[int, int]:
     """The same of a THP, over all that maps any part of it. To 12 a locked vma that does ends it; from 13 one that maps
     it by a pmd, and is marked, while ptes there are like any other. From 6.7 these are passed over, but 512 in one page
     table count as a pmd."""
-    referenced = 0
+    referenced = flags = 0
     if head.anon_vma is not None:
         tree = head.anon_vma.tree
     else:
@@ -191,13 +194,15 @@ def thp_referenced(k: Kernel, head: Page) -> tuple[int, bool]:
         if locked and (whole or not k.traits.p13_referenced_restores):
             if k.traits.p13_referenced_restores:
                 mlock.mlock_vma_page(k, head, vma, compound=True)
-            return referenced, True
+            return referenced, flags | VM_LOCKED
         if locked and k.traits.large_folio:
             continue
         for pte in found:
-            referenced += pte.young and not vma.flags & VM_SEQ_READ
+            if pte.young and not vma.flags & VM_SEQ_READ:
+                referenced += 1
+                flags |= vma.flags & VM_EXEC
             pte.young = False
-    return referenced, False
+    return referenced, flags
 
 
 def try_to_unmap(k: Kernel, page: Page, *, ignore_mlock: bool = False) -> bool:

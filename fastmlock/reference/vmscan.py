@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ..scenario.system import NotSupported
 from . import filemap, huge_memory, rmap, shmem, swap, swapfile, truncate
-from .state import File, Kernel, Page
+from .state import VM_EXEC, VM_LOCKED, File, Kernel, Page
 
 
 def reclaim_pages(k: Kernel, pages: list[Page]) -> None:
@@ -54,16 +54,20 @@ def shrink_page(k: Kernel, page: Page, pages: list[Page], *, ask: bool = False, 
 def page_check_references(k: Kernel, page: Page) -> bool:
     """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped, which
     marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it
-    active."""
-    young, locked = rmap.page_referenced(k, page) if page.total_maps else (0, False)
+    active, as the first does code."""
+    young, flags = rmap.page_referenced(k, page) if page.total_maps else (0, 0)
     referenced, page.referenced = page.referenced, False
-    if locked:
+    if flags & VM_LOCKED:
         page.active = page.active or (k.traits.p13_referenced_restores and not page.mlocked)
         return not k.traits.p13_referenced_restores
     if young:
         page.referenced = True
-        page.active = page.active or referenced or young > 1
+        page.active = page.active or referenced or young > 1 or _is_code(page, flags)
     return not young
+
+
+def _is_code(page: Page, flags: int) -> bool:
+    return bool(flags & VM_EXEC) and not page.swapbacked
 
 
 def _activate_locked(k: Kernel, page: Page) -> bool:
@@ -121,9 +125,10 @@ def shrink_list(k: Kernel, name: str, pages: int, far: bool) -> int:
                 gone.append(page)
                 continue
             if name.startswith("active"):
+                flags = 0
                 if swap.page_evictable(page) and page.total_maps:
-                    rmap.page_referenced(k, page)
-                page.active = False
+                    _, flags = rmap.page_referenced(k, page)
+                page.active = _is_code(page, flags)          # code that is in use goes round again
             if swap.page_evictable(page):
                 swap.lru_add_fn(k, page)
                 swap.put_page(k, page)

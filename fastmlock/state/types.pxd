@@ -431,7 +431,6 @@ cdef struct Traits:
     int32_t unlink_batch        # vmas unlinked under one i_mmap write lock (8 from 6.11, else 1)
     int32_t smaps_lf            # 6.6
     int32_t large_folio         # 6.7
-    int32_t lru_clear_at_queue  # 6.11 .. 6.16
     int32_t cow_reuse_refcount  # 5.18: anonymous exclusive pages
     int32_t rmap_trylock        # 5.19
     int32_t anon_exclusive      # 5.19: PG_anon_exclusive decides reuse at COW
