@@ -81,6 +81,8 @@ class Profile:
     """Files on a tmpfs that is mounted huge=always, and collapse of those that are not."""
     hugetlb: bool = False
     """Regions of huge pages from a small pool, of files and of anonymous memory."""
+    special: float = 0.0
+    """How often a mapping is of secret memory, a packet socket's ring or physical memory."""
     swap: float = 0.4
     """How many programs have a swap device."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
@@ -90,6 +92,7 @@ class Profile:
 EVERYTHING = Profile()
 HUGETLB = Profile(hugetlb=True, ext4=False, swap=0.1,
                   leave_out=frozenset({"remappages", "movepages", "msync", "remove"}))
+SPECIAL = Profile(special=0.4, swap=0.1, leave_out=frozenset({"remove", "remappages", "ksm"}))
 HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
 HUGE_FILES = Profile(huge=True, huge_files=True, ext4=False, leave_out=frozenset({"msync", "ksm", "sysctl", "compact"}))
 LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
@@ -210,7 +213,10 @@ class _Writer:
             pages = max(1, size - off + rng.choice((0, 0, 0, 0, 2, -1, -3)))
             if self.profile.huge_files and size >= 512 and self.chance(0.7):
                 off, pages = 0, max(512, pages)         # aligned: else no pmd can map it
-        if self.chance(0.02):
+        if self.profile.special and self.chance(self.profile.special):
+            source, sharing, off, pages = rng.choice(("secret", "packet", "devmem")), "shared", 0, self.size()
+            huge = False
+        elif self.chance(0.02):
             off, pages = rng.choice(((off, 0), (2**31 - 1, pages), (100, pages)))
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
@@ -231,7 +237,7 @@ class _Writer:
                 at -= at % 512
             words.append(f"at={over}+{at}")
         for q in self.members(who):
-            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, "w" in prot, stack)
+            self.alive[q].regions[name] = _Region(pages, source if source in self.files else None, "w" in prot, stack)
         return f"{who} mmap {' '.join(words)}"
 
     def range_call(self, verb: str) -> Callable[[], str | None]:
