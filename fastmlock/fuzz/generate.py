@@ -211,6 +211,8 @@ class _Writer:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
             pages = max(1, size - off + rng.choice((0, 0, 0, 0, 2, -1, -3)))
+            if self.profile.huge_files and size >= 512 and self.chance(0.7):
+                off, pages = 0, max(512, pages)         # aligned: else no pmd can map it
         if self.profile.special and self.chance(self.profile.special):
             source, sharing, off, pages = rng.choice(("secret", "packet", "devmem")), "shared", 0, self.size()
             huge = False
@@ -335,7 +337,10 @@ class _Writer:
         if self.chance(self.kind.mergeable):
             words = ("mergeable", "mergeable", "mergeable", "unmergeable")
         choice = [word for word in words if word not in self.profile.leave_out]
-        return f"{who} madvise {name} {off} {pages} {self.rng.choice(choice)}"
+        advice = self.rng.choice(choice)
+        if advice == "collapse" and self.chance(0.7):
+            off, pages = 0, region.pages
+        return f"{who} madvise {name} {off} {pages} {advice}"
 
     def mprotect(self) -> str | None:
         if (there := self.where()) is None:
@@ -469,7 +474,7 @@ class _Writer:
             "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
-            "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
+            "reclaim": (0.8 + 2 * self.profile.huge_files, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
             "compact": (0.3, lambda: "compact"),
             "khugepaged": (2.5 * self.profile.huge_files, lambda: "khugepaged"), "sysctl": (0.7, self.sysctl),
             "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
