@@ -7,14 +7,30 @@ from __future__ import annotations
 import sys
 import time
 
-from fastmlock.studies.storm import Storm, run
+from fastmlock.studies.storm import SLICE_EVENTS, Storm, prepare, releases, start
 
 KERNELS = ("5.17-rc2", "5.18")
+ROUNDS = 3
 STEPS = {
     "pages": [dict(procs=16, pages=pages, cpus=16) for pages in (1024, 4096, 16384, 65536)],
     "processes": [dict(procs=procs, pages=2048, cpus=16) for procs in (4, 16, 64, 256)],
     "processes and CPUs": [dict(procs=n, pages=2048, cpus=n) for n in (4, 16, 64, 256)],
 }
+
+
+def exits(storm: Storm, kernel: str) -> tuple[float, int]:
+    """CPU time of the exits alone, s, the best of some rounds; and how many events they were."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        _, machine, leavers = prepare(storm, kernel)
+        begin = time.process_time()
+        for group in releases(storm, machine, leavers):
+            for pid, at_ns in group:
+                start(storm, machine, leavers, pid, at_ns)
+            while machine.run(max_events=SLICE_EVENTS):
+                pass
+        best = min(best, time.process_time() - begin)
+    return best, machine.events
 
 
 def main() -> int:
@@ -25,10 +41,9 @@ def main() -> int:
         for step in steps:
             line = f"{what:20}{step['procs']:7}{step['pages']:8}{step['cpus']:6}  "
             for kernel in KERNELS:
-                begin = time.process_time()
-                result = run(Storm(coarse=coarse, **step), kernel)
-                spent = (time.process_time() - begin) * result.run_s / (result.run_s + result.setup_s)
-                line += f"{1e9 * spent / result.entries:20.0f}{1e9 * spent / result.events:10.0f}"
+                storm = Storm(coarse=coarse, **step)
+                spent, events = exits(storm, kernel)
+                line += f"{1e9 * spent / storm.procs / storm.pages:20.0f}{1e9 * spent / events:10.0f}"
             print(line, flush=True)
     return 0
 
