@@ -5,32 +5,16 @@
 from __future__ import annotations
 
 import sys
-import time
 
-from fastmlock.studies.storm import SLICE_EVENTS, Storm, prepare, releases, start
+from fastmlock.studies.bench import exits
+from fastmlock.studies.storm import Storm
 
 KERNELS = ("5.17-rc2", "5.18")
-ROUNDS = 3
 STEPS = {
     "pages": [dict(procs=16, pages=pages, cpus=16) for pages in (1024, 4096, 16384, 65536)],
     "processes": [dict(procs=procs, pages=2048, cpus=16) for procs in (4, 16, 64, 256)],
     "processes and CPUs": [dict(procs=n, pages=2048, cpus=n) for n in (4, 16, 64, 256)],
 }
-
-
-def exits(storm: Storm, kernel: str) -> tuple[float, int]:
-    """CPU time of the exits alone, s, the best of some rounds; and how many events they were."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        _, machine, leavers = prepare(storm, kernel)
-        begin = time.process_time()
-        for group in releases(storm, machine, leavers):
-            for pid, at_ns in group:
-                start(storm, machine, leavers, pid, at_ns)
-            while machine.run(max_events=SLICE_EVENTS):
-                pass
-        best = min(best, time.process_time() - begin)
-    return best, machine.events
 
 
 def main() -> int:
