@@ -10,6 +10,8 @@ from fastmlock.scenario.system import NotSupported
 from fastmlock.state.world import ModelError
 
 NOT_MODELLED = {
+    <int>F_MADVISE_VMA: "MADV_REMOVE of huge pages of hugetlb",
+    <int>F_SYS_REMAP_FILE_PAGES: "remap_file_pages of huge pages of hugetlb",
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COLLAPSE: "collapse of memory that is swapped out",
     <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",

@@ -10,3 +10,4 @@ cdef class Processes(KernelEntry):
     cdef list ksm_mms               # mms that have had something mergeable, in that order
     cdef set shared_anon            # mappings of MAP_SHARED|MAP_ANONYMOUS memory
     cdef tuple unmapping(self, int pid, tuple answer)
+    cdef bint is_hugetlb(self, int pid, addr)

@@ -2,6 +2,7 @@
 """What processes do: system calls, faults, signals. (Errors that the kernel finds before it takes a lock are found here.)"""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
+from fastmlock.mm.hugetlb cimport hugetlbfs_evict_inode
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma, mm_alloc, vm_start_gap
 from fastmlock.state.types cimport *
@@ -139,6 +140,8 @@ cdef class Processes(KernelEntry):
             return -1, _errno.ENOMEM
         if offset % 4096 or addr % 4096 and flags & (0x10 | 0x100000):
             return -1, _errno.EINVAL
+        if flags & 0x40000 or self.w.mappings[<int>(file or 0)].kind == MAPPING_HUGETLB:
+            return self.mmap_hugetlb(pid, addr, (pages + 511) & ~511, prot, flags, file, offset >> 12)
         if not flags & (0x10 | 0x100000):
             addr = self.unmapped_area(pid, addr & ~4095, pages << 12)
             if not addr:
@@ -154,10 +157,33 @@ cdef class Processes(KernelEntry):
         return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
                                              mapping | pgoff << 20))
 
+    def mmap_hugetlb(self, int pid, addr, long pages, int prot, int flags, file, long pgoff):
+        """A mapping of huge pages from the pool: MAP_HUGETLB, which makes a file for it, or one of a hugetlbfs file."""
+        if file is not None and self.w.mappings[<int>file].kind != MAPPING_HUGETLB or addr >> 12 & 511:
+            return -1, _errno.EINVAL
+        if not flags & (0x10 | 0x100000):
+            raise NotSupported("huge pages of hugetlb at a place of the kernel's choice")
+        if (addr >> 12) + pages > TASK_SIZE >> 12 or pages > 1 << 26:       # more than any pool has
+            return -1, _errno.ENOMEM
+        mapping = self.new_hugetlb(pages) if file is None else file
+        if file is None:
+            self.shared_anon.add(mapping)
+        if not pgoff & 511:
+            if pgoff > 1 << 24:
+                raise NotSupported(f"a file offset of {pgoff} pages")
+            self.grow_hugetlb(mapping, pgoff + pages)
+        resv = 0 if flags & 1 else self.new_resv(mapping)
+        self.make_room(pages)
+        return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>resv << 3 | <long>flags << 32,
+                                             mapping | pgoff << 20))
+
     cdef tuple unmapping(self, int pid, tuple answer):
         """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
         for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
             self.shared_anon.remove(mapping)
+            if self.w.mappings[<int>mapping].kind == MAPPING_HUGETLB:
+                hugetlbfs_evict_inode(self.w, mapping)
+                continue
             self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
         return answer
 
@@ -250,6 +276,11 @@ cdef class Processes(KernelEntry):
         if addr % 4096 or flags & 2 and new_addr % 4096:
             return -1, _errno.EINVAL
         old, new = pages_up(old_len), pages_up(new_len)
+        if self.is_hugetlb(pid, addr) and self.w.tr.hugetlb_mremap:
+            # whole huge pages; nothing is reserved for more of them
+            old, new = (old + 511) & ~511, (new + 511) & ~511
+            if (addr | new_addr) >> 12 & 511 or new > old:
+                return -1, _errno.EINVAL
         if new > TASK_SIZE >> 12:
             return -1, _errno.ENOMEM
         if (addr >> 12) + old > TASK_SIZE >> 12:
@@ -257,6 +288,9 @@ cdef class Processes(KernelEntry):
         self.make_room(max(old, new))
         self.reserve(vmas=16, nodes=64, avcs=64)
         return self.unmapping(pid, self.call(pid, F_SYS_MREMAP, addr, old, new | <long>flags << 40, new_addr))
+
+    cdef bint is_hugetlb(self, int pid, addr):
+        return (self.w.vmas[self.find(pid, addr)].flags & VM_HUGETLB) != 0
 
     def mremap_beyond(self, int pid, addr, old, int64_t new, int flags, new_addr):
         """An old length beyond the end of all addresses: EINVAL from the munmap of what is cut off, after that of the

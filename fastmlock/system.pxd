@@ -10,3 +10,4 @@ cdef class System(Processes):
     cdef long next_observer
     cdef object ksmd
     cdef int grow_file(self, int file, long pages) except -1
+    cdef int base_pages(self, int file) except -1

@@ -20,6 +20,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.hotplug cimport online_pages
 from fastmlock.mm.filemap cimport find_get_page
+from fastmlock.mm.hugetlb cimport set_max_huge_pages
 from fastmlock.state.debug cimport CHECKS
 from fastmlock.state.types cimport *
 
@@ -33,6 +34,7 @@ from fastmlock.state.layout import K
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
     "zone_reclaim_mode", "overcommit_memory"))
+NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 THP_ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _THP = {"never": THP_NEVER, "madvise": THP_MADVISE, "always": THP_ALWAYS}
 
@@ -87,15 +89,17 @@ cdef class System(Processes):
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
                     bint interleave=False, int owner=0, bint huge=False):
         """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
-        page by page unless `sparse`. With `observe` the controller maps it, as
-        the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
+        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With `observe`
+        the controller maps it, as the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
         lie where their writer ran. -> file number"""
-        if fs not in ("tmpfs", "ext4", "shm"):
+        if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
         if huge:
             raise NotSupported("huge pages of files")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
+        if fs == "hugetlb":
+            return self.new_hugetlb(pages)
         file = self.new_mapping(pages, fs != "ext4")
         if fs == "shm":
             self.shm_owner[file] = owner
@@ -126,27 +130,39 @@ cdef class System(Processes):
     def drain_all(self):
         self.call(self.controller, F_SYS_DRAIN_ALL)
 
+    cdef int base_pages(self, int file) except -1:
+        """NotSupported for a file of huge pages."""
+        if self.w.mappings[file].kind == MAPPING_HUGETLB:
+            raise NotSupported("changing, reading or writing a file on hugetlbfs, which is mapped")
+        return 0
+
     def truncate(self, int file, long pages):
+        self.base_pages(file)
         if pages < 0:
             return -1, _errno.EINVAL
         self.grow_file(file, pages)
         return self.call(self.controller, F_TRUNCATE, file, pages, <long>1 << 40, pages)
 
     def punch(self, int file, long offset, long pages):
+        self.base_pages(file)
         if offset < 0 or pages <= 0:
             return -1, _errno.EINVAL
         return self.call(self.controller, F_TRUNCATE, file, offset, offset + pages, -1)
 
     def fadvise_dontneed(self, int file, long offset, long pages):
+        if self.w.mappings[file].kind != MAPPING_FILE:
+            return 0, 0
         return self.call(self.controller, F_FADVISE, file, offset, offset + pages if pages else <long>1 << 40, 1)
 
     def pwrite(self, int file, long offset, long pages):
+        self.base_pages(file)
         self.grow_file(file, offset + pages)
         self.make_room(pages)
         self.call(self.controller, F_FILE_WRITE, file, offset, pages, 0)
         return (4096 if pages > 0 else 0), 0
 
     def pread(self, int file, long offset, long pages):
+        self.base_pages(file)
         self.make_room(pages + 64)
         done, _ = self.call(self.controller, F_FILE_READ, file, offset, pages)
         return (4096 if pages > 0 and done == pages else 0), 0
@@ -201,6 +217,43 @@ cdef class System(Processes):
             w.pages[w.huge_zero].flags = K.PG_reserved | K.PG_uptodate | K.PG_head
             w.pages[w.huge_zero].refcount = 1
 
+    # ------------------------------------------------------------ hugetlb
+    def set_nr_hugepages(self, long pages):
+        """/proc/sys/vm/nr_hugepages: so many huge pages of 2 MiB are set aside for hugetlb. Those in use beyond the number
+        are given up when they are freed."""
+        if pages < 0:
+            return -1, _errno.EINVAL
+        self.need_huge()
+        self.reserve(pages=512 * max(0, pages - self.w.hugetlb_total))
+        set_max_huge_pages(self.w, pages)
+        self.check()
+        return 0, 0
+
+    @property
+    def hugetlb(self):
+        """The pool in huge pages: HugePages_Total, _Free, _Rsvd and _Surp of /proc/meminfo."""
+        return self.w.hugetlb_total, self.w.hugetlb_free, self.w.hugetlb_resv, self.w.hugetlb_surplus
+
+    def new_hugetlb(self, long pages):
+        """A file of huge pages, `pages` base pages long, with the record of what of it is reserved next to it. -> its number"""
+        self.need_huge()
+        mapping = self.new_mapping(pages + 511 >> 9, True)
+        self.w.mappings[mapping].kind = MAPPING_HUGETLB
+        self.w.mappings[mapping].size = pages
+        self.new_resv(mapping)
+        return mapping
+
+    def new_resv(self, int mapping):
+        """An empty record of what is reserved of a file of huge pages. -> its number"""
+        resv = self.new_mapping(self.w.mappings[mapping].capacity, False)
+        self.w.mappings[resv].kind = MAPPING_RESV
+        return resv
+
+    def grow_hugetlb(self, int mapping, long pages):
+        """Room for so many base pages of a file of huge pages, and in what is reserved of it."""
+        self.grow_file(mapping, pages + 511 >> 9)
+        self.grow_file(mapping + 1, pages + 511 >> 9)
+
     def khugepaged(self):
         """Two whole scans of khugepaged: everything that it may collapse is collapsed. -> (0, 0)"""
         self.make_room(512 * self.w.leaves_used)
@@ -254,7 +307,8 @@ cdef class System(Processes):
             if self.w.tr.drop_caches_drains:
                 self.drain_all()
             for file in range(1, self.w.mappings_used):
-                self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
+                if self.w.mappings[<int>file].kind == MAPPING_FILE:
+                    self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
         return 0, 0
 
     def sysctl(self, str path, str value):
@@ -264,6 +318,8 @@ cdef class System(Processes):
             return self.drop_caches(int(value))
         if path == "/proc/sys/vm/max_map_count":
             self.w.max_map_count = int(value)
+        elif path == NR_HUGEPAGES:
+            return self.set_nr_hugepages(int(value))
         elif path == THP_ENABLED:
             if value not in _THP:
                 return -1, _errno.EINVAL

@@ -2,7 +2,7 @@
 """What can be seen of a simulated machine from outside: /proc/vmstat, smaps, pagemap, kpageflags and their like."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.mm.filemap cimport find_get_page, swapped_slot
-from fastmlock.mm.page cimport page_mapcount
+from fastmlock.mm.page cimport compound_head, page_mapcount
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.vma cimport find_vma
 from fastmlock.state.types cimport *
@@ -37,6 +37,7 @@ cdef class View(WorldHandle):
         out.update((f"unevictable_pgs_{name}", int(events[i])) for i, name in enumerate(_EVENTS))
         out.update(nr_inactive_anon=int(stat[0]), nr_active_anon=int(stat[1]), nr_inactive_file=int(stat[2]),
                    nr_active_file=int(stat[3]))
+        out.update(HugePages_Free=self.w.hugetlb_free, HugePages_Rsvd=self.w.hugetlb_resv)
         return out
 
     def vm_lck(self, int pid):
@@ -57,7 +58,7 @@ cdef class View(WorldHandle):
         cdef Vma *v = &w.vmas[vma]
         cdef int64_t vpn = v.start, rss = 0, pss = 0
         cdef uint64_t pte
-        while vma_next_entry(w, v, &vpn, &pte):
+        while not v.flags & VM_HUGETLB and vma_next_entry(w, v, &vpn, &pte):
             vpn += 1
             if (pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT:
                 rss += 4096
@@ -144,6 +145,8 @@ cdef class View(WorldHandle):
         flags = p.flags
         if flags & PG_tail:
             flags = tail_flags(self.w, pfn)
+        if self.w.pages[compound_head(self.w, pfn)].flags & PG_hugetlb:
+            flags &= ~<uint32_t>PG_head             # no THP
         counted = self.w.tr.p06 and (p.flags & (PG_lru | PG_unevictable)) == (PG_lru | PG_unevictable)
         return (page_mapcount(self.w, pfn), "".join(letter for flag, letter in _LETTERS if flags & <uint32_t>flag),
                 p.lru_prev if counted else -1)

@@ -49,7 +49,7 @@ cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *huge, int3
         if pmd_huge(w, leaf):
             c.entries += 512
             if not pte & PTE_SPECIAL:
-                c.present += 512
+                c.present += 0 if v.flags & VM_HUGETLB else 512
                 huge[pmd_huge(w, leaf)] += 1
                 locked[pmd_huge(w, leaf)] += 1 if v.flags & VM_LOCKED else 0
             vpn += 512
@@ -218,6 +218,8 @@ cdef _holders(WorldHandle world, int32_t[::1] held, int32_t[::1] munlocks, int32
             out.append(f"process {task} is at rest and still holds pages")
     for mapping in range(1, w.mappings_used):
         m = &w.mappings[mapping]
+        if m.kind == MAPPING_RESV:
+            continue
         nr = 0
         for i in range(m.capacity):
             page = w.cache[m.base + i]
@@ -259,6 +261,8 @@ cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[:
                 out.append(f"tail {page} is in a batch or on a list")
         elif huge[page]:
             out.append(f"page {page} is mapped by a huge pmd and no THP")
+        if p.flags & PG_hugetlb and (held[page] or p.flags & (PG_lru | PG_mlocked | PG_unevictable | PG_active)):
+            out.append(f"huge page {page} of hugetlb is on a list, in a batch or marked")
         if p.flags & PG_buddy:
             free += 1
             if want or p.refcount:
@@ -282,6 +286,15 @@ cdef _pages(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, int32_t[:
             if w.tr.p07 and not p.flags & PG_left_marked and p.lru_prev > <uint32_t>(locked[page] + munlocks[page]):
                 out.append(f"page {page}: mlock_count {p.lru_prev}, {locked[page]} locked mappings, {munlocks[page]} "
                            f"munlocks waiting")
+    page = w.hugetlb_pool
+    pool = 0
+    while page and pool <= w.pages_used:
+        pool += 1
+        if not w.pages[page].flags & PG_hugetlb or w.pages[page].refcount:
+            out.append(f"page {page} is in hugetlb's pool and is not free")
+        page = w.pages[page].lru_next
+    if pool != w.hugetlb_free or w.hugetlb_resv > pool or w.hugetlb_free > w.hugetlb_total:
+        out.append(f"hugetlb: {pool} pages in the pool, {w.hugetlb_free} counted, {w.hugetlb_resv} of them reserved")
     page = w.huge_free
     while page and w.pages[page].flags & PG_buddy:
         free -= THP_PAGES
@@ -338,6 +351,7 @@ cdef _counters(WorldHandle world, mapped, list out):
         if stat[lru] != size:
             out.append(f"nr_{name} {stat[lru]}, lists of {size}")
     anon = (flags & K.PG_anon) != 0
+    mapped = np.where(flags[_heads(world)] & K.PG_hugetlb, 0, mapped)       # which the counters leave out
     for item, which in ((K.ST_ANON_MAPPED, anon), (K.ST_FILE_MAPPED, ~anon)):
         pages = int((which & (mapped > 0)).sum())
         if stat[item] != pages:

@@ -2,7 +2,7 @@
 """LRU batches and the freeing of pages: everything that takes lru_lock outside mlock itself. (mm/swap.c)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.thp cimport free_thp
+from fastmlock.mm.hugetlb cimport free_compound_page
 
 
 cdef int lru_add_drain(World *w, Task *t, Frame *f) noexcept nogil:
@@ -75,7 +75,7 @@ cdef inline void final_free(World *w, int cpu, uint32_t page) noexcept nogil:
     """The page is off the LRU and unreferenced."""
     final_clearance(w, cpu, page)
     if test(w, page, PG_head):
-        free_thp(w, page)
+        free_compound_page(w, page)
     else:
         free_page(w, cpu, page)
 
@@ -92,7 +92,7 @@ cdef inline void chain_freed(World *w, int cpu, Frame *f, uint32_t page) noexcep
     last page is freed first, so that the first one is the next to be allocated."""
     final_clearance(w, cpu, page)
     if test(w, page, PG_head):
-        free_thp(w, page)
+        free_compound_page(w, page)
         return
     free_page_prepare(w, page)
     if not f.c:

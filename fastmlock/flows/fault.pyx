@@ -100,6 +100,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_BEGIN:
         work(w, WK_FAULT, 1)
         if w.huge_zero and not f.c & FAULT_PTE:
+            if v.flags & VM_HUGETLB:
+                return become(t, f, F_HUGETLB_FAULT)
             f.i = find_leaf(w, v.mm, vpn)
             if f.i and pmd_huge(w, f.i):
                 if write and not pte_get(w, f.i, entry) & PTE_WRITE:

@@ -80,7 +80,7 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             f.j = vma_alloc(w, child, v.start, v.end, v.flags & ~<uint64_t>VM_LOCKED_MASK, v.pgoff, v.mapping)
             if not f.j:
                 return REQ_ERROR
-            w.vmas[f.j].swap_ra = v.swap_ra
+            w.vmas[f.j].swap_ra = 0 if v.flags & VM_HUGETLB else v.swap_ra     # a child has reserved nothing
             f.pc = FK_FILE
             if v.anon_vma and not v.flags & VM_WIPEONFORK:
                 return ask(t, f, FK_ANON, REQ_DOWN_WRITE, LK_ANON_VMA, w.anon_vmas[v.anon_vma].root)
@@ -100,7 +100,7 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             vma_list_insert(w, f.j)
             f.b = v.start
             # a vma without anonymous pages is not copied: the child faults its file pages in again
-            if not v.anon_vma or v.flags & VM_WIPEONFORK:
+            if not v.anon_vma and not (v.flags & VM_HUGETLB and not w.tr.hugetlb_lazy_fork) or v.flags & VM_WIPEONFORK:
                 f.b = v.end
             f.pc = FK_UNLOCKED
         if f.pc == FK_PTL:

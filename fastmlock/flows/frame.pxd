@@ -108,6 +108,8 @@ cdef enum Flow:
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     F_OFFLINE               # offline_pages: a = first frame, b = end; ret = frames still in use
     F_CPU_DEAD              # page_alloc_cpu_dead: a = cpu
+    F_HUGETLB_FAULT         # hugetlb_fault: as F_FAULT
+    F_HUGETLB_UNMAP         # __unmap_hugepage_range_final: a = vma, b = start, c = end
     # synthetic.pyx
     F_LOCK_LOOP
     F_RWSEM_LOOP
@@ -199,6 +201,13 @@ cdef inline int ask(Task *t, Frame *f, int next, int req, int lock_class, uint32
     t.req_class = lock_class
     t.req_obj = obj
     return req
+
+
+cdef inline int unsupported(World *w, Frame *f) noexcept nogil:
+    """The model has this flow, but not for what it was called with."""
+    w.error = ERR_UNSUPPORTED
+    w.unsupported = f.fn
+    return REQ_ERROR
 
 
 cdef inline int bug(World *w) noexcept nogil:

@@ -270,6 +270,14 @@ cdef int copy_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j and <uint32_t>f.j == w.huge_zero:
             if not set_huge_pmd(w, f.k, w.huge_zero, PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL):
                 return REQ_ERROR
+        elif f.j and test(w, f.j, PG_hugetlb):
+            get_page(w, f.j)
+            w.pages[f.j].compound_mapcount += 1
+            w.pages[f.j].flags &= ~<uint32_t>PG_anon_exclusive
+            if not v.flags & VM_SHARED:
+                huge_pmd_flags(w, f.i, 0, PTE_WRITE)
+            if not set_huge_pmd(w, f.k, f.j, <int>(pte_get(w, f.i, 0) & 0xfff)):
+                return REQ_ERROR
         elif f.j and test(w, f.j, PG_anon):
             get_page(w, f.j)
             thp_add_rmap(w, t.cpu, f.j)

@@ -136,6 +136,8 @@ cdef int vma_split_locked(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Vma *v = &w.vmas[vma]
     if f.pc == 0:
         f.pc = VS_ADJUSTED
+        if v.flags & VM_HUGETLB and f.b & 511:
+            return ret(t, -EINVAL)
         if straddled(w, v.mm, f.b):
             return call(w, t, f, VS_ADJUSTED, F_SPLIT_PMD, f.a, f.b)
     if f.pc == VS_ADJUSTED:

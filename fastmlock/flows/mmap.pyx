@@ -2,6 +2,7 @@
 """mmap and remap_file_pages. (mm/mmap.c; the specification, section 2.3)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
+from fastmlock.mm.hugetlb cimport hugetlb_reserve_pages
 from fastmlock.mm.page cimport work
 from fastmlock.mm.vma cimport *
 
@@ -23,11 +24,26 @@ cdef enum:
     MM_UNLOCKED = 5
     MM_POPULATED = 6
     MM_FAILED = 7
+    MM_REFUSED = 8
+
+
+cdef int hugetlbfs_file_mmap(World *w, uint32_t vma, uint32_t resv) noexcept nogil:
+    """The new vma reserves its huge pages; a writable mapping beyond the end of the file makes that longer. 0 or an errno"""
+    cdef Vma *v = &w.vmas[vma]
+    cdef Mapping *m = &w.mappings[v.mapping]
+    v.swap_ra = 0
+    if v.pgoff & 511:
+        return EINVAL
+    if not hugetlb_reserve_pages(w, v, v.pgoff >> 9, vma_pages(v) >> 9, resv):
+        return ENOMEM
+    if v.flags & VM_WRITE:
+        m.size = max(m.size, v.pgoff + vma_pages(v))
+    return 0
 
 
 cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. ret = the
-    address. i = error, j = the new vma's part is populated, k = vma merged into."""
+    """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. Of huge pages c
+    has, from bit 3 on, an empty record for what a private mapping reserves. ret = the address. i = error, j = the new vma's part is populated, k = vma merged into."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef int64_t flags = f.c >> 32, prot = f.c & 7
     cdef uint32_t mapping = <uint32_t>(f.d & 0xfffff)
@@ -41,8 +57,10 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
         vm_flags |= VM_GROWSDOWN
     if flags & MAP_NORESERVE:
         vm_flags |= VM_NORESERVE
-    elif vm_flags & VM_WRITE and not vm_flags & VM_SHARED:
+    elif vm_flags & VM_WRITE and not vm_flags & VM_SHARED and w.mappings[mapping].kind != MAPPING_HUGETLB:
         vm_flags |= VM_ACCOUNT
+    if w.mappings[mapping].kind == MAPPING_HUGETLB:
+        vm_flags |= VM_HUGETLB | VM_DONTEXPAND
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
         if f.a & 4095 or f.b <= 0:
@@ -65,7 +83,7 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, MM_UNMAPPED, F_UNMAP_REGION, start, end)
     if f.pc == MM_UNMAPPED:
         if t.res < 0:
-            f.i = <int32_t>-t.res
+            f.i = <int32_t>-t.res if w.tr.munmap_errors else ENOMEM
             return ask(t, f, MM_FAILED, REQ_UP_WRITE, LK_MMAP, t.mm)
         f.pc = MM_LINK
         if mapping:
@@ -77,15 +95,25 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
             vma = vma_alloc(w, t.mm, start, end, vm_flags, pgoff, mapping)
             if not vma:
                 return REQ_ERROR
+            if vm_flags & VM_HUGETLB:
+                f.i = hugetlbfs_file_mmap(w, vma, <uint32_t>(f.c >> 3 & 0xffffff))
+                if f.i:
+                    vma_free(w, vma)
+                    return ask(t, f, MM_REFUSED, REQ_UP_WRITE, LK_I_MMAP, mapping)
             if mapping and not vma_link_file(w, vma, 0):
                 return REQ_ERROR
             vma_list_insert(w, vma)
         f.pc = MM_LINKED
         if mapping:
             return ask(t, f, MM_LINKED, REQ_UP_WRITE, LK_I_MMAP, mapping)
+    if f.pc == MM_REFUSED:
+        return ask(t, f, MM_FAILED, REQ_UP_WRITE, LK_MMAP, t.mm)
     if f.pc == MM_LINKED:
         mm.total_vm += end - start
-        if vm_flags & VM_LOCKED:
+        if vm_flags & VM_LOCKED and vm_flags & (VM_SPECIAL | VM_HUGETLB):
+            vma = find_vma(w, t.mm, start)
+            set_vm_flags(w, vma, w.vmas[vma].flags & ~<uint64_t>VM_LOCKED_MASK)
+        elif vm_flags & VM_LOCKED:
             mm.locked_vm += end - start
         f.j = 1 if vm_flags & VM_LOCKED or (flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE else 0
         return ask(t, f, MM_UNLOCKED, REQ_UP_WRITE, LK_MMAP, t.mm)
@@ -110,6 +138,8 @@ cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
         v = &w.vmas[f.i]
         if not f.i or v.start > f.a or not v.flags & VM_SHARED:
             return ask(t, f, 2, REQ_UP_WRITE, LK_MMAP, t.mm)
+        if v.flags & VM_HUGETLB:
+            return unsupported(w, f)
         vma = f.i
         while w.vmas[vma].end < f.a + f.b:
             if (not w.vmas[vma].next or w.vmas[w.vmas[vma].next].start != w.vmas[vma].end

@@ -192,6 +192,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
                 return ret(t, f.a)
             f.d = <int64_t>((v.flags & ~off) | on)
             return call(w, t, f, MV_FLAGS, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
+        if advice == MADV_WILLNEED and v.flags & VM_HUGETLB:
+            return ret(t, f.a)
         if advice == MADV_WILLNEED:
             if v.mapping and not w.mappings[v.mapping].shmem:
                 return call(w, t, f, MV_DONE, F_READAHEAD, v.mapping, f.b - v.start + v.pgoff,
@@ -201,7 +203,14 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, MV_DONE, F_MADV_POPULATE, f.b, f.c, advice == MADV_POPULATE_WRITE)
         if advice == MADV_COLLAPSE:
             return call(w, t, f, MV_COLLAPSED, F_MADV_COLLAPSE, f.a, f.b, f.c)
-        if v.flags & (VM_HUGETLB | VM_PFNMAP) or v.flags & VM_LOCKED and advice != MADV_DONTNEED_LOCKED:
+        if v.flags & VM_HUGETLB and advice == MADV_REMOVE:
+            if not v.flags & VM_SHARED or not v.flags & VM_WRITE and not w.tr.remove_maywrite:
+                return ret(t, -EACCES)
+            return unsupported(w, f)
+        if v.flags & VM_HUGETLB and hugetlb_dontneed(w, f):
+            if f.b >= f.c:
+                return ret(t, f.a)
+        elif v.flags & (VM_HUGETLB | VM_PFNMAP) or v.flags & VM_LOCKED and advice != MADV_DONTNEED_LOCKED:
             return ret(t, -EINVAL)
         if advice == MADV_FREE or advice == MADV_REMOVE:
             if advice == MADV_FREE and v.mapping or advice == MADV_REMOVE and not v.mapping:
@@ -304,6 +313,14 @@ cdef inline bint lazyfree(World *w, Task *t, uint32_t page) noexcept nogil:
     if not (flags & PG_lru and flags & PG_anon and flags & PG_swapbacked) or flags & (PG_unevictable | PG_swapcache):
         return False
     return pvec_add(w, t.cpu, PVEC_LAZYFREE, page, 0)
+
+
+cdef inline bint hugetlb_dontneed(World *w, Frame *f) noexcept nogil:
+    """Huge pages may be given up, from the beginning of one on; where the range ends inside another, kernels differ."""
+    if f.d != MADV_DONTNEED and f.d != MADV_DONTNEED_LOCKED or not w.tr.hugetlb_dontneed or f.b & 511:
+        return False
+    f.c = (f.c + (511 if w.tr.hugetlb_dontneed == 1 else 0)) & ~<int64_t>511
+    return True
 
 
 cdef inline bint is_populate(int64_t advice) noexcept nogil:

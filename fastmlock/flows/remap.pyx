@@ -133,6 +133,8 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, MO_LINKED, REQ_UP_WRITE, LK_I_MMAP, w.vmas[copy].mapping)
     if f.pc == MO_LINKED:
         return call(w, t, f, MO_MOVED, F_MOVE_TABLES, f.b, f.d, old)
+    if f.pc == MO_MOVED and v.flags & VM_HUGETLB:
+        v.swap_ra = 0                       # what it has reserved went with the copy
     if f.pc == MO_MOVED and dontunmap and f.k and w.tr.dontunmap_splits:
         f.pc = MO_SPLIT_BELOW
         if v.start < f.b:
@@ -193,6 +195,8 @@ cdef int vma_to_resize(World *w, Task *t, int64_t start, int64_t old, int64_t ne
         if w.tr.dontunmap_any and v.flags & (VM_DONTEXPAND | VM_PFNMAP) \
                 or not w.tr.dontunmap_any and (v.mapping or v.flags & VM_SHARED):
             return EINVAL
+    if v.flags & VM_HUGETLB and not w.tr.hugetlb_mremap:
+        return EINVAL
     if old > v.end - start:
         return EFAULT
     if new == old or w.tr.mremap_checks_first and new < old:

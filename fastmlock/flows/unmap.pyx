@@ -66,6 +66,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 return ret(t, 0)
             f.i = find_leaf(w, v.mm, f.b)
             if w.huge_zero and pmd_huge(w, f.i):
+                if v.flags & VM_HUGETLB:
+                    return become(t, f, F_HUGETLB_UNMAP)
                 if f.b & 511 or f.c - f.b < 512:
                     return call(w, t, f, ZP_NEXT, F_SPLIT_PMD, f.a, f.b)
                 f.b += 512

@@ -22,6 +22,7 @@ ADVICE = ("dontneed", "dontneed", "dontneed", "free", "willneed", "populate_read
           "mergeable", "mergeable", "unmergeable", "sequential")
 MSYNC = ("async", "invalidate", "invalidate", "", "sync", "async invalidate", "async sync")
 SYSCTL = "sysctl /proc/sys/vm/max_map_count"
+NR_HUGEPAGES = "sysctl /proc/sys/vm/nr_hugepages"
 SYSCTLS = ("sysctl /cg/t/memory.high 0", "sysctl /sys/devices/system/cpu/cpu1/online 0",
            "sysctl /sys/devices/system/cpu/cpu1/online 1")
 
@@ -76,6 +77,8 @@ class Profile:
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
     huge: bool = False
     """Anonymous regions of huge pages, and commands that cut them."""
+    hugetlb: bool = False
+    """Regions of huge pages from a small pool, of files and of anonymous memory."""
     swap: float = 0.4
     """How many programs have a swap device."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
@@ -83,6 +86,8 @@ class Profile:
 
 
 EVERYTHING = Profile()
+HUGETLB = Profile(hugetlb=True, ext4=False, swap=0.1,
+                  leave_out=frozenset({"remappages", "movepages", "msync", "remove"}))
 HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
 LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
@@ -112,6 +117,8 @@ class _Writer:
         self.lines: list[str] = []
         self.files: dict[str, int] = {}
         self.segments: set[str] = set()
+        self.huge: set[str] = set()
+        """Files of huge pages."""
         self.alive: dict[int, _Process] = {}
         self.started = 0
         self.kind = rng.choices(KINDS, [kind.often for kind in KINDS])[0]
@@ -182,11 +189,18 @@ class _Writer:
         source = rng.choice([*self.files, *self.files, "anon"])
         sharing = rng.choice(("shared", "private"))
         prot = rng.choice(("rw", "rw", "rw", "rw", "rw", "rw", "r", "r", "r", "none", "w", "rwx", "rx"))
+        huge = False
         if source == "anon":
             off, pages = 0, self.size()
             if self.profile.huge and self.chance(0.7):
                 pages = rng.choice((512, 512, 600, 1024, 1024, 1100))
                 self.advise = f"{who} madvise {name} 0 {pages} hugepage"
+            elif self.profile.hugetlb and self.chance(0.6):
+                pages = rng.choice((512, 512, 600, 1024, 1024, 1536))
+                huge = True
+        elif source in self.huge:
+            off, pages = rng.choice((0, 0, 0, 512, 100)), rng.choice((512, 1024, 1536))
+            huge = True
         else:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
@@ -195,7 +209,9 @@ class _Writer:
             off, pages = rng.choice(((off, 0), (2**31 - 1, pages), (100, pages)))
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
-                  if self.chance(often)]
+                  if self.chance(often * (4 if huge and word == "noreserve" else 1))]
+        if huge and source == "anon":
+            words.append("hugetlb")
         stack = (source == "anon" and sharing == "private" and self.chance(0.15)) or self.chance(0.01)
         if stack and "growsdown" not in self.profile.leave_out:
             words.append("growsdown")
@@ -206,6 +222,8 @@ class _Writer:
             at = rng.randrange(size) if self.chance(0.9) else rng.choice((-1, -pages, size, size + 1))
             if size > 520 and self.chance(0.4):
                 at = 512 - rng.randrange(min(pages + 1, 20))            # across two page tables, or at their border
+            if huge and self.chance(0.8):
+                at -= at % 512
             words.append(f"at={over}+{at}")
         for q in self.members(who):
             self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, "w" in prot, stack)
@@ -386,6 +404,10 @@ class _Writer:
         name = "FGHJL"[len(self.files)] if len(self.files) < 5 else None
         if name is None:
             return None
+        if self.profile.hugetlb and self.chance(0.4):
+            self.files[name] = pages = self.rng.choice((512, 1024, 1536))
+            self.huge.add(name)
+            return f"file {name} hugetlb {pages}"
         fs, owner = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs", ""
         self.files[name] = pages = 0 if self.chance(0.03) else self.size()
         if self.chance(0.15) and "shm" not in self.profile.leave_out:
@@ -394,18 +416,22 @@ class _Writer:
         return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
 
     def sysctl(self) -> str:
+        if self.profile.hugetlb and self.chance(0.8):
+            return f"{NR_HUGEPAGES} {self.rng.choice((0, 1, 2, 4, 6, 9))}"
         return self.rng.choice((f"{SYSCTL} {self.rng.choice((4, 6, 8, 10, 14, 65530))}", *SYSCTLS))
 
     def truncate(self) -> str | None:
         file = self.rng.choice(sorted(self.files))
-        if file in self.segments:
+        if file in self.segments or file in self.huge:
             return None
         size = self.files[file]
         return f"truncate {file} {self.rng.choice((0, size // 2, max(0, size - 1), size, size + 5))}"
 
-    def file_range(self, verb: str) -> Callable[[], str]:
-        def write() -> str:
+    def file_range(self, verb: str) -> Callable[[], str | None]:
+        def write() -> str | None:
             file = self.rng.choice(sorted(self.files))
+            if file in self.huge:
+                return None
             off, pages = self.span(self.files[file])
             if file in self.segments:
                 pages = min(pages, self.files[file] - max(off, 0))
@@ -447,6 +473,8 @@ class _Writer:
                 self.lines.append(line)
         self.started = rng.randint(*kind.crowd) if kind.crowd else rng.randint(1, profile.processes)
         self.lines.insert(0, f"procs {self.started}")
+        if profile.hugetlb:
+            self.lines.insert(1, f"{NR_HUGEPAGES} {rng.choice((1, 2, 3, 4, 6, 10))}")
         if profile.huge:
             self.lines.insert(1, "sysctl /sys/kernel/mm/transparent_hugepage/enabled madvise")
         if self.chance(profile.swap):

@@ -22,12 +22,15 @@ _CHUNK = 64
 
 
 def vmstat(names: tuple[str, ...], *, refresh: bool) -> dict[str, int]:
-    """Counters of /proc/vmstat; with `refresh` (root) the per-cpu remainders are folded in first."""
+    """Counters of /proc/vmstat, and HugePages_* of /proc/meminfo; with `refresh` (root) the per-cpu remainders are
+    folded in first."""
     if refresh:
         with open(STAT_REFRESH, "w") as stream:
             stream.write("1")
     with open("/proc/vmstat", "rb") as raw:
         lines = dict(line.split() for line in raw.read().splitlines())
+    with open("/proc/meminfo", "rb") as raw:
+        lines |= dict(line.split(b":") for line in raw.read().splitlines() if line.startswith(b"HugePages_"))
     return {name: int(lines[name.encode()]) for name in names if name.encode() in lines}
 
 

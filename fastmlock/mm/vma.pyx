@@ -3,6 +3,7 @@
 
 Callers hold mmap_lock for write, and for file VMAs i_mmap_rwsem for write around everything that changes a range.
 """
+from fastmlock.mm.hugetlb cimport hugetlb_vm_op_close
 from fastmlock.mm.interval_tree cimport (node_alloc, node_free, tree_insert, tree_insert_after, tree_relock,
                                          tree_remove)
 from fastmlock.mm.page cimport work
@@ -62,6 +63,8 @@ cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint6
 
 
 cdef void vma_free(World *w, uint32_t vma) noexcept nogil:
+    if w.vmas[vma].flags & VM_HUGETLB:
+        hugetlb_vm_op_close(w, &w.vmas[vma])
     w.vmas[vma].mm = 0
     w.vmas[vma].flags = 0
     w.vmas[vma].next = w.vmas_free

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Words = npt.NDArray[np.uint64]
 
 # bit numbers of include/uapi/linux/kernel-page-flags.h and, from 32 on, of the kernel's own header
-KPF_NOPAGE, KPF_MMAP, KPF_BUDDY = 20, 11, 10
+KPF_NOPAGE, KPF_MMAP, KPF_BUDDY, KPF_HUGE = 20, 11, 10, 17
 KPF = {
     K.PG_locked: 0, K.PG_referenced: 2, K.PG_uptodate: 3, K.PG_dirty: 4, K.PG_lru: 5, K.PG_active: 6,
     K.PG_writeback: 8, K.PG_reclaim: 9, K.PG_buddy: KPF_BUDDY, K.PG_anon: 12, K.PG_swapcache: 13,
@@ -32,6 +32,16 @@ def _frames(system: System, pfns: npt.ArrayLike) -> tuple[npt.NDArray[np.int64],
     return numbers, (numbers > 0) & (numbers < len(system.pages))
 
 
+def _heads(system: System, pages: np.ndarray) -> np.ndarray:
+    """The page that stands for each: the head of a tail's huge page."""
+    return np.where(pages["flags"] & np.uint32(K.PG_tail), system.pages[pages["compound_head"]], pages)
+
+
+def _maps(system: System, pages: np.ndarray) -> npt.NDArray[np.int32]:
+    """How often each is mapped, by ptes and as part of a huge page."""
+    return np.asarray(pages["mapcount"] + _heads(system, pages)["compound_mapcount"], np.int32)
+
+
 def kpageflags(system: System, pfns: npt.ArrayLike) -> Words:
     """The word of /proc/kpageflags for each frame: uint64, bits as KPF_* number them; KPF_NOPAGE alone for a frame that
     the machine has not."""
@@ -40,7 +50,9 @@ def kpageflags(system: System, pfns: npt.ArrayLike) -> Words:
     out = np.zeros(len(numbers), np.uint64)
     for flag, bit in KPF.items():
         out |= np.where(pages["flags"] & np.uint32(flag), np.uint64(1 << bit), np.uint64(0))
-    out |= np.where(pages["mapcount"] > 0, np.uint64(1 << KPF_MMAP), np.uint64(0))
+    hugetlb = _heads(system, pages)["flags"] & np.uint32(K.PG_hugetlb)
+    out |= np.where(hugetlb, np.uint64(1 << KPF_HUGE), np.uint64(0))
+    out |= np.where(_maps(system, pages) > 0, np.uint64(1 << KPF_MMAP), np.uint64(0))
     zero = (pages["flags"] & np.uint32(K.PG_reserved)) != 0
     out |= np.where(zero, np.uint64(1 << KPF_ZERO_PAGE | 1 << KPF_RESERVED), np.uint64(0))
     return np.where(there, out, np.uint64(1 << KPF_NOPAGE))
@@ -49,7 +61,7 @@ def kpageflags(system: System, pfns: npt.ArrayLike) -> Words:
 def kpagecount(system: System, pfns: npt.ArrayLike) -> Words:
     """The word of /proc/kpagecount for each frame: uint64, how often it is mapped; 0 for one that is not there."""
     numbers, there = _frames(system, pfns)
-    counts = system.pages["mapcount"][np.where(there, numbers, 0)]
+    counts = _maps(system, system.pages[np.where(there, numbers, 0)])
     return np.where(there, np.maximum(counts, 0), 0).astype(np.uint64)
 
 
@@ -63,7 +75,7 @@ def pagemap(system: System, pid: int, addr: int, pages: int) -> Words:
     page = system.pages[pfn.astype(np.int64)]
     out = pfn | np.where(present, PM_PRESENT, np.uint64(0))
     out |= np.where(normal & ((page["flags"] & np.uint32(K.PG_anon)) == 0), PM_FILE, np.uint64(0))
-    out |= np.where(normal & (page["mapcount"] == 1), PM_MMAP_EXCLUSIVE, np.uint64(0))
+    out |= np.where(normal & (_maps(system, page) == 1), PM_MMAP_EXCLUSIVE, np.uint64(0))
     waiting = (entries & np.uint64(PTE_SWAP | PTE_MIGRATION)) != 0
     out |= np.where(waiting, PM_SWAP, np.uint64(0))
     return out.astype(np.uint64)

@@ -20,7 +20,7 @@ _VM_FLAGS = ((0x1, "rd"), (0x2, "wr"), (0x4, "ex"), (0x8, "sh"), (0x100, "gd"), 
              (0x4000, "io"), (0x8000, "sr"), (0x10000, "rr"), (0x20000, "dc"), (0x40000, "de"), (0x80000, "lf"),
              (0x100000, "ac"), (0x200000, "nr"), (0x400000, "ht"), (0x2000000, "wf"), (0x10000000, "mm"),
              (0x20000000, "hg"), (0x40000000, "nh"), (0x80000000, "mg"))
-VM_SHARED, VM_LOCKED = 0x8, 0x2000
+VM_SHARED, VM_LOCKED, VM_HUGETLB = 0x8, 0x2000, 0x400000
 
 
 def vmstat(system: System) -> str:
@@ -37,12 +37,15 @@ def vmstat(system: System) -> str:
 
 
 def meminfo(system: System) -> str:
-    """/proc/meminfo: the lines of swap, the LRU lists, Unevictable, Mlocked and what is mapped, in kB."""
+    """/proc/meminfo: the lines of swap, the LRU lists, Unevictable, Mlocked and what is mapped, in kB, and of hugetlb."""
     stat = system.stat_refresh()
     total, used, cached = system.swap_sizes
     lines = [("SwapCached:", cached)] + [(name, int(sum(stat[i] for i in which))) for name, which in _MEMINFO]
     lines[9:9] = [("SwapTotal:", total), ("SwapFree:", total - used)]
-    return "".join(f"{name:<16}{pages * 4:8} kB\n" for name, pages in lines)
+    pool = zip(("Total", "Free", "Rsvd", "Surp"), system.hugetlb, strict=True)
+    return ("".join(f"{name:<16}{pages * 4:8} kB\n" for name, pages in lines)
+            + "".join(f"HugePages_{name}:{pages:8}\n" for name, pages in pool)
+            + f"Hugepagesize:   {2048:8} kB\nHugetlb:        {system.hugetlb[0] * 2048:8} kB\n")
 
 
 def _entries(system: System, pid: int) -> list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
@@ -61,6 +64,8 @@ def status(system: System, pid: int) -> str:
     size = swapped = 0
     for vma, _, pages in _entries(system, pid):
         size += vma[1] - vma[0]
+        if vma[2] & VM_HUGETLB:
+            continue
         swapped += 4 * system.swapped(pid, vma[0], (vma[1] - vma[0]) >> 12)[0]
         anon = (pages["flags"] & np.uint32(K.PG_anon)) != 0
         shmem = ~anon & ((pages["flags"] & np.uint32(K.PG_swapbacked)) != 0)
@@ -90,9 +95,16 @@ def smaps(system: System, pid: int) -> str:
 
 def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray,
            pages: np.ndarray) -> list[tuple[str, int]]:
-    """The size fields of one VMA, in the kernel's order (smaps_account, __show_smap)."""
+    """The size fields of one VMA, in the kernel's order (smaps_account, __show_smap). Huge pages of hugetlb have two of
+    their own and count nowhere else."""
+    maps = pages["mapcount"] + system.pages["compound_mapcount"][np.where(
+        pages["flags"] & np.uint32(K.PG_tail), pages["compound_head"], (entries >> np.uint64(12)).astype(np.int64))]
+    huge, once = bool(vma[2] & VM_HUGETLB), int((maps == 1).sum()) * 4
+    own = (4 * len(pages) - once, once) if huge else (0, 0)
+    if huge:
+        entries, pages, maps = entries[:0], pages[:0], maps[:0]
     flags = pages["flags"]
-    mapcount = np.maximum(pages["mapcount"], 1).astype(np.int64)
+    mapcount = np.maximum(maps, 1).astype(np.int64)
     pss = (np.int64(4096) << PSS_SHIFT) // mapcount
     dirty = ((entries & np.uint64(PTE_DIRTY)) != 0) | ((flags & np.uint32(K.PG_dirty)) != 0)
     young = ((entries & np.uint64(PTE_YOUNG)) != 0) | ((flags & np.uint32(K.PG_referenced)) != 0)
@@ -108,7 +120,7 @@ def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray,
 
     every = np.ones(len(pages), bool)
     swapped, swap_pss, of_file = system.swapped(pid, vma[0], (vma[1] - vma[0]) >> 12)
-    out = [("Size", (vma[1] - vma[0]) >> 10), ("KernelPageSize", 4), ("MMUPageSize", 4), ("Rss", kb(every)),
+    out = [("Size", (vma[1] - vma[0]) >> 10), ("KernelPageSize", 2048 if huge else 4), ("MMUPageSize", 2048 if huge else 4), ("Rss", kb(every)),
            ("Pss", share(every))]
     if system.release >= 600:
         out.append(("Pss_Dirty", share(dirty)))
@@ -118,7 +130,7 @@ def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray,
     if system.release >= 604:
         out.append(("KSM", kb((flags & np.uint32(K.PG_ksm)) != 0)))
     out += [("LazyFree", kb(lazy)), ("AnonHugePages", 0), ("ShmemPmdMapped", 0), ("FilePmdMapped", 0),
-            ("Shared_Hugetlb", 0), ("Private_Hugetlb", 0), ("Swap", 4 * (swapped + of_file)),
+            ("Shared_Hugetlb", own[0]), ("Private_Hugetlb", own[1]), ("Swap", 4 * (swapped + of_file)),
             ("SwapPss", swap_pss >> 10),
             ("Locked", share(every) if vma[2] & VM_LOCKED else 0)]
     return out

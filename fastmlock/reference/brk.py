@@ -6,6 +6,7 @@ from errno import EIO, ENOMEM, EPERM
 from ..scenario.system import HEAP
 from . import gup, mmap, rmap
 from .state import (
+    PTRS_PER_PTE,
     VM_ACCOUNT,
     VM_GROWSDOWN,
     VM_IO,
@@ -118,6 +119,8 @@ def access_remote_vm(k: Kernel, task: Task, mm: Mm, addr: int, write: bool) -> i
     done, _ = gup.get_user_pages(k, vma, addr, addr + 1, write=write, force=False, foll_mlock=False,
                                  foll_populate=False)
     if done and write:
-        mm.ptes[addr].page.dirty = True
-        mm.ptes[addr].page.content = 0
+        pmd = mm.huge_pmd(addr)
+        page = mm.ptes[addr].page if pmd is None else pmd.page.subpages[addr % PTRS_PER_PTE]
+        page.folio.dirty = True
+        page.content = 0
     return 0 if done else EIO

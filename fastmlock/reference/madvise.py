@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EINVAL, ENOMEM
 
+from ..scenario.system import NotSupported
 from . import filemap, gup, huge_memory, khugepaged, ksm, memory, mmap, swap, swapfile, truncate, vmscan
 from .state import (
     PTRS_PER_PTE,
@@ -110,6 +111,8 @@ def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, 
 
 def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """Anonymous and tmpfs memory has nothing to read back, but is drained; a disk file is read in."""
+    if vma.flags & VM_HUGETLB:
+        return 0
     if vma.file is None:
         swapfile.swapin_walk(k, vma, start, end)
         return 0
@@ -123,15 +126,29 @@ def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
 
 
 def madvise_dontneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
-    if vma.flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
+    if vma.flags & VM_HUGETLB:
+        return _dontneed_hugetlb(k, vma, start, end)
+    if vma.flags & (VM_LOCKED | VM_PFNMAP):
         return EINVAL
     memory.zap_page_range_single(k, vma, start, end, reclaim_pt=True)
     return 0
 
 
+def _dontneed_hugetlb(k: Kernel, vma: Vma, start: int, end: int) -> int:
+    """5.18: from the beginning of a huge page on, up to the end of the last one; from 6.1 of the last whole one."""
+    if not k.traits.hugetlb_dontneed or start % PTRS_PER_PTE:
+        return EINVAL
+    end = pmd_start(end if k.traits.hugetlb_ends_down else end + PTRS_PER_PTE - 1)
+    if end > start:
+        memory.zap_page_range_single(k, vma, start, end)
+    return 0
+
+
 def madvise_dontneed_locked(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """5.18: a locked vma is zapped too, and stays locked."""
-    if vma.flags & (VM_HUGETLB | VM_PFNMAP):
+    if vma.flags & VM_HUGETLB:
+        return _dontneed_hugetlb(k, vma, start, end)
+    if vma.flags & VM_PFNMAP:
         return EINVAL
     memory.zap_page_range_single(k, vma, start, end, reclaim_pt=True)
     return 0
@@ -236,6 +253,8 @@ def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
     needed = VM_SHARED | (VM_MAYWRITE if k.traits.remove_maywrite else VM_WRITE)
     if vma.flags & needed != needed:
         return EACCES
+    if vma.flags & VM_HUGETLB:
+        raise NotSupported("MADV_REMOVE of huge pages of hugetlb")
     truncate.punch_hole(k, vma.file, vma.index(start), vma.index(end) - 1)
     return 0
 

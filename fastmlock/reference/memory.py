@@ -1,7 +1,7 @@
 """mm/memory.c: page faults, copy-on-write, fork's page-table copy, zapping (KERNEL.md 2.4, 4)."""
 from __future__ import annotations
 
-from . import brk, filemap, huge_memory, mlock, rmap, shmem, swap, swapfile, swapin
+from . import brk, filemap, huge_memory, hugetlb, mlock, rmap, shmem, swap, swapfile, swapin
 from .state import (
     PTRS_PER_PTE,
     VM_GROWSDOWN,
@@ -31,6 +31,8 @@ SIGBUS, SIGSEGV = 7, 11
 # ---------------------------------------------------------------- faults
 def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     """One fault at a permitted address. -> 0 or SIGBUS"""
+    if vma.flags & VM_HUGETLB:
+        return hugetlb.hugetlb_fault(k, vma, addr, write)
     if huge_memory.huge_fault(k, vma, addr, write):
         return 0
     vma.mm.tables.add(pmd_start(addr))
@@ -163,7 +165,10 @@ def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page, *, unshare: bool = F
 # ---------------------------------------------------------------- fork
 def copy_page_range(k: Kernel, dst: Vma, src: Vma) -> None:
     """File mappings without an anon_vma are left to be faulted in. No mlock action; copied ptes are old."""
-    if not src.flags & (VM_HUGETLB | VM_PFNMAP | VM_MIXEDMAP) and src.anon_vma is None:
+    if src.flags & VM_HUGETLB:
+        hugetlb.copy_hugetlb_page_range(k, dst, src)
+        return
+    if not src.flags & (VM_PFNMAP | VM_MIXEDMAP) and src.anon_vma is None:
         return
     for at, pmd in src.mm.huge_pmds(src.start, src.end):
         huge_memory.copy_huge_pmd(dst, at, pmd)
@@ -212,6 +217,9 @@ def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, 
                      of_file: bool = False, reclaim_pt: bool = False) -> None:
     """Zap one vma's ptes, page table by page table; where dirty file pages were met the gather is flushed."""
     start, end = max(start, vma.start), min(end, vma.end)
+    if vma.flags & VM_HUGETLB:
+        hugetlb.unmap_hugepage_range(k, tlb, vma, start, end)
+        return
     for table in range(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE + 1 if end > start else 0):
         low, high = max(start, table * PTRS_PER_PTE), min(end, (table + 1) * PTRS_PER_PTE)
         if vma.mm.huge_pmd(low) is not None:

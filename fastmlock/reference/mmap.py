@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM
 
-from . import gup, huge_memory, memory, mlock, rmap, swap
+from ..scenario.system import NotSupported
+from . import gup, huge_memory, hugetlb, memory, mlock, rmap, swap
 from .state import (
     PTRS_PER_PTE,
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTCOPY,
+    VM_DONTEXPAND,
     VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
@@ -72,8 +74,7 @@ def split_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, *, new_below: bool) -> int
     """Split at addr; the new vma is the lower part if `new_below`. -> errno"""
     if len(mm.vmas) >= k.max_map_count:
         return ENOMEM
-    _split_vma(k, vma, addr, new_below)
-    return 0
+    return _split_vma(k, vma, addr, new_below)
 
 
 def isolate_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
@@ -84,10 +85,13 @@ def isolate_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
         _split_vma(k, vma, end, new_below=False)
 
 
-def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> None:
+def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> int:
+    """Huge pages of hugetlb cannot be split. -> errno"""
+    if vma.flags & VM_HUGETLB and addr % PTRS_PER_PTE:
+        return EINVAL
     huge_memory.vma_adjust_trans_huge(k, vma, addr)
     new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,
-              swap_readahead=vma.swap_readahead)
+              swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
     if new_below:
         new.end = addr
     else:
@@ -98,6 +102,7 @@ def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> None:
     else:
         vma_adjust(vma, vma.start, addr, vma.pgoff)
     _insert_vm_struct(new)
+    return 0
 
 
 def _is_mergeable_anon_vma(k: Kernel, a: AnonVma | None, source: Vma | None, vma: Vma) -> bool:
@@ -202,6 +207,8 @@ def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File
     """Checks, removal of what is there, merging or a new vma, accounting, populate with errors ignored. -> errno"""
     mm = task.mm
     flags |= mm.def_flags | (VM_LOCKED if map_locked else 0)
+    if file is not None and file.fs == "hugetlb":
+        flags |= VM_HUGETLB | VM_DONTEXPAND
     if len(mm.vmas) > k.max_map_count:
         return ENOMEM
     if noreplace and any(v.start < addr + pages and v.end > addr for v in mm.vmas):
@@ -213,24 +220,32 @@ def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File
     if flags & VM_GROWSDOWN and file is not None:
         return EINVAL
     if fixed and (err := do_munmap(k, mm, addr, addr + pages)):
-        return err
-    if flags & VM_WRITE and not flags & (VM_SHARED | VM_NORESERVE):
+        return err if k.traits.munmap_errors else ENOMEM
+    if flags & VM_WRITE and not flags & (VM_SHARED | VM_NORESERVE | VM_HUGETLB):
         flags |= VM_ACCOUNT
-    mmap_region(k, mm, addr, pages, flags, file, pgoff)
-    if flags & VM_LOCKED:
+    vma, err = mmap_region(k, mm, addr, pages, flags, file, pgoff)
+    if err:
+        return err
+    if flags & VM_LOCKED and flags & (VM_SPECIAL | VM_HUGETLB):
+        vma.flags &= ~VM_LOCKED_MASK
+    elif flags & VM_LOCKED:
         mm.locked_vm += pages
     if flags & VM_LOCKED or populate:
         gup.mm_populate(k, mm, addr, addr + pages)
     return 0
 
 
-def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File | None, pgoff: int) -> Vma:
+def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File | None,
+                pgoff: int) -> tuple[Vma, int]:
+    """-> the vma, errno"""
     below = [v for v in mm.vmas if v.end <= addr]
     vma = vma_merge(k, mm, below[-1] if below else None, addr, addr + pages, flags, None, file, pgoff)
     if vma is None:
         vma = Vma(mm, addr, addr + pages, flags, pgoff, file)
+        if flags & VM_HUGETLB and (err := hugetlb.hugetlbfs_file_mmap(k, vma)):
+            return vma, err
         _insert_vm_struct(vma)
-    return vma
+    return vma, 0
 
 
 def remap_file_pages(k: Kernel, task: Task, start: int, pages: int, pgoff: int, *, nonblock: bool) -> int:
@@ -240,6 +255,8 @@ def remap_file_pages(k: Kernel, task: Task, start: int, pages: int, pgoff: int, 
     vma = mm.lookup(start)
     if vma is None or vma.private:
         return EINVAL
+    if vma.flags & VM_HUGETLB:
+        raise NotSupported("remap_file_pages of huge pages of hugetlb")
     last = vma
     while last.end < start + pages:
         following = mm.next(last)
@@ -262,10 +279,11 @@ def do_munmap(k: Kernel, mm: Mm, start: int, end: int) -> int:
     if start > vma.start:
         if end < vma.end and len(mm.vmas) >= k.max_map_count:
             return ENOMEM
-        _split_vma(k, vma, start, new_below=False)
+        if err := _split_vma(k, vma, start, new_below=False):
+            return err
     last = mm.lookup(end)
-    if last is not None and end > last.start:
-        _split_vma(k, last, end, new_below=True)
+    if last is not None and end > last.start and (err := _split_vma(k, last, end, new_below=True)):
+        return err
     inside = [v for v in mm.vmas if v.start < end and v.end > start]
     unlock_range(k, mm, inside)
     unmap_region(k, mm, inside)
@@ -292,6 +310,9 @@ def unmap_region(k: Kernel, mm: Mm, vmas: list[Vma]) -> None:
     for vma in vmas:
         remove_vma(vma)
     tlb.flush(k)
+    for vma in vmas:
+        if vma.flags & VM_HUGETLB:
+            hugetlb.hugetlb_vm_op_close(k, vma)
 
 
 def free_pgtables(mm: Mm) -> None:

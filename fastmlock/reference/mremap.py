@@ -8,6 +8,7 @@ from .brk import vm_start_gap
 from .state import (
     PTRS_PER_PTE,
     VM_DONTEXPAND,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_LOCKED_MASK,
     VM_MAYSHARE,
@@ -116,6 +117,8 @@ def vma_to_resize(k: Kernel, task: Task, addr: int, old: int, new: int, flags: i
                 return None, EINVAL
         elif vma.file is not None or vma.flags & VM_SHARED:
             return None, EINVAL
+    if vma.flags & VM_HUGETLB and not k.traits.hugetlb_mremap:
+        return None, EINVAL
     if old > vma.end - addr:
         return None, EFAULT
     if new == old or (k.traits.mremap_checks_first and new < old):
@@ -148,6 +151,7 @@ def move_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, old: int, new: int, new_add
     flags = vma.flags
     copy = copy_vma(k, mm, vma, addr, new, new_addr)
     move_page_tables(k, mm, vma, addr, old, new_addr)
+    vma.resv = None                         # clear_vma_resv_huge_pages(): the copy has them
     if dontunmap:
         if k.traits.dontunmap_splits and flags & VM_LOCKED:
             mmap.isolate_range(k, vma, addr, addr + old)
@@ -180,7 +184,7 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
     if merged is not None:
         return merged
     new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma,
-              swap_readahead=vma.swap_readahead)
+              swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
     rmap.anon_vma_clone(new, vma)
     mm.link(new)
     if new.file is not None:

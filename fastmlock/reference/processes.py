@@ -10,6 +10,7 @@ from . import (
     brk,
     filemap,
     gup,
+    hugetlb,
     ksm,
     madvise,
     memory,
@@ -21,7 +22,9 @@ from . import (
     truncate,
 )
 from .state import (
+    HPAGE_PMD_NR,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_LOCKED_MASK,
     VM_LOCKONFAULT,
@@ -46,6 +49,11 @@ MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 def _pages_up(length: int) -> int:
     """PAGE_ALIGN() in 64 bits, in pages: it may wrap to 0."""
     return (length + PAGE_SIZE - 1 & WORD) >> PAGE_SHIFT
+
+
+def _huge_up(pages: int) -> int:
+    """Rounded up to whole huge pages."""
+    return -(-pages // HPAGE_PMD_NR) * HPAGE_PMD_NR
 
 
 def _answer(err: int) -> tuple[int, int]:
@@ -156,6 +164,19 @@ class Processes:
             return -1, ENOMEM
         start, shared = addr >> PAGE_SHIFT, bool(flags & abi.MAP_SHARED)
         backing, pgoff = (None, start) if file is None else (self._files[file], offset >> PAGE_SHIFT)
+        if flags & abi.MAP_HUGETLB and backing is not None and backing.fs != "hugetlb":
+            return -1, EINVAL
+        if flags & abi.MAP_HUGETLB or (backing is not None and backing.fs == "hugetlb"):
+            pages, pgoff = _huge_up(pages), offset >> PAGE_SHIFT
+            if start % HPAGE_PMD_NR:
+                return -1, EINVAL
+            if pgoff > 1 << 24 and not pgoff % HPAGE_PMD_NR:
+                raise NotSupported(f"a file offset of {pgoff} pages")
+            if start + pages > TASK_SIZE >> PAGE_SHIFT:
+                return -1, ENOMEM
+            if backing is None:
+                backing = File(-1, "hugetlb", pages)
+                self._shared_anon.append(backing)
         if backing is None and shared:
             backing, pgoff = File(-1, "shmem", pages), 0
             self._shared_anon.append(backing)
@@ -171,6 +192,9 @@ class Processes:
         """What fput() puts off to the end of the call: shared anonymous memory that nobody maps is evicted."""
         for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
             self._shared_anon.remove(file)
+            if file.fs == "hugetlb":
+                hugetlb.hugetlbfs_evict_inode(self.k, file)
+                continue
             truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)
 
     def munmap(self, pid: int, addr: int, length: int) -> tuple[int, int]:
@@ -187,8 +211,13 @@ class Processes:
         task = self._enter(pid)
         if addr % PAGE_SIZE or (flags & abi.MREMAP_FIXED and new_addr % PAGE_SIZE):
             return -1, EINVAL
-        ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, _pages_up(old_len), _pages_up(new_len), flags,
-                                    new_addr >> PAGE_SHIFT)
+        old, new = _pages_up(old_len), _pages_up(new_len)
+        vma = task.mm.lookup(addr >> PAGE_SHIFT)
+        if vma is not None and vma.flags & VM_HUGETLB and self.traits.hugetlb_mremap:
+            old, new = _huge_up(old), _huge_up(new)
+            if (addr | new_addr) >> PAGE_SHIFT & HPAGE_PMD_NR - 1 or new > old:
+                return -1, EINVAL
+        ret, err = mremap.do_mremap(self.k, task, addr >> PAGE_SHIFT, old, new, flags, new_addr >> PAGE_SHIFT)
         self._user_mode_again()
         if err:
             return -1, err

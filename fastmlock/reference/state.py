@@ -71,6 +71,8 @@ class Page:
     pmd_mapcount: int = 0                  # of a head: huge pmds that map it
     double_map: bool = False               # of a head: a pmd maps it here and ptes there (to 6.1)
     partially_mapped: bool = False         # of a head: waits to be split
+    hugetlb: bool = False                  # of a head: of hugetlb's pool
+    restore_reserve: bool = False          # of such: reserved again when it is back there
     content: int = 0                       # the byte that its user wrote, all others being zero; or CONTENT_UNKNOWN
     ksm: list[RmapItem] | None = None      # of a KSM page: the places that were merged, the last one first
     swap: SwapEntry | None = None          # PG_swapcache, and which slot
@@ -188,7 +190,7 @@ class File:
     """An inode with its address_space; a segment of shared memory is one too."""
 
     number: int
-    fs: str                                # "tmpfs", "ext4", "shm" or "shmem" (anonymous)
+    fs: str                                # "tmpfs", "ext4", "shm", "hugetlb" or "shmem" (anonymous)
     size: int                              # i_size, in pages
     pages: dict[int, Page] = field(default_factory=dict)
     shadows: set[int] = field(default_factory=set)      # indices whose page reclaim evicted
@@ -196,11 +198,29 @@ class File:
     i_mmap: IntervalTree = field(default_factory=IntervalTree)
     unevictable: bool = False              # SHM_LOCK
     owner: int | None = None               # of a segment; None is everybody
+    reserved: set[int] = field(default_factory=set)     # hugetlb: pages that shared mappings have reserved
     prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
 
     @property
     def shmem(self) -> bool:
         return self.fs != "ext4"
+
+
+@dataclass(eq=False)
+class ResvMap:
+    """What a private mapping of huge pages, and all that is split off it, has used up of its reservations."""
+
+    used: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class HugetlbPool:
+    """The huge pages of hugetlb."""
+
+    free: list[Page] = field(default_factory=list)          # the next to be used last
+    total: int = 0
+    reserved: int = 0
+    surplus: int = 0                       # of total: given up when they are freed
 
 
 @dataclass(eq=False, repr=False)
@@ -217,6 +237,8 @@ class Vma:
     chain: list[AnonVma] = field(default_factory=list)   # every anon_vma it is linked to
     name: str | None = None                              # of the hidden part of a process
     swap_readahead: tuple[int, int, int] = (0, 0, 4)     # last address swapped in, window, hits since
+    resv: ResvMap | None = None                          # hugetlb: of a private mapping with reservations
+    resv_unmapped: bool = False                          # pages were taken from it: no fault brings any back
 
     @property
     def pages(self) -> int:
@@ -355,6 +377,7 @@ class Kernel:
     swapin_window: int = 0
     free_frames: list[list[int]] = field(default_factory=list)      # per cpu, the next to be used last
     free_huge: list[int] = field(default_factory=list)              # first frames of free THPs
+    hugetlb: HugetlbPool = field(default_factory=HugetlbPool)
     zero_page: Page = field(default_factory=lambda: Page(pfn=0x10, zero=True))
     huge_zero_page: Page = field(default_factory=lambda: Page(pfn=0x11, zero=True))
     thp_enabled: str = "never"              # /sys/kernel/mm/transparent_hugepage/enabled

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from . import mlock
+from . import hugetlb, mlock
 from .state import Kernel, Page, add_page_to_lru_list, del_page_from_lru_list
 
 
@@ -32,7 +32,10 @@ def put_page(k: Kernel, page: Page) -> None:
         page.mlocked = False
         k.nr_mlock -= page.nr
         k.count("cleared", page.nr)
-    k.free_page(page)
+    if page.hugetlb:
+        hugetlb.free_huge_page(k, page)
+    else:
+        k.free_page(page)
 
 
 def release_pages(k: Kernel, pages: Iterable[Page]) -> None:

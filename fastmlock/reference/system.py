@@ -10,6 +10,7 @@ from . import (
     filemap,
     hotplug,
     huge_memory,
+    hugetlb,
     khugepaged,
     ksm,
     memory,
@@ -45,13 +46,16 @@ class ReferenceSystem(Processes):
                     huge: bool = False) -> int:
         """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
         it."""
-        if fs not in ("tmpfs", "ext4", "shm"):
+        if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
         if huge:
             raise NotSupported("huge pages of files")
         k = self._control()
         file = File(len(self._files), fs, pages if sparse else 0, owner=owner if fs == "shm" else None)
         self._files.append(file)
+        if fs == "hugetlb":
+            file.size = pages
+            return file.number
         for index in range(0 if sparse else pages):
             self._write(file, index)
         if not sparse and not file.shmem:
@@ -63,6 +67,12 @@ class ReferenceSystem(Processes):
                              mmap.calc_vm_flags(abi.PROT_READ, shared=True), file, 0)
         swap.lru_add_drain_all(k)
         return file.number
+
+    def _file(self, number: int) -> File:
+        """A file that can be changed, read and written."""
+        if self._files[number].fs == "hugetlb":
+            raise NotSupported("changing, reading or writing a file on hugetlbfs, which is mapped")
+        return self._files[number]
 
     def _write(self, file: File, index: int) -> None:
         (shmem.shmem_file_write if file.shmem else filemap.generic_perform_write)(self.k, file, index)
@@ -83,14 +93,14 @@ class ReferenceSystem(Processes):
         k = self._control()
         if pages < 0:
             return -1, EINVAL
-        truncate.truncate_setsize(k, self._files[file], pages)
+        truncate.truncate_setsize(k, self._file(file), pages)
         return OK
 
     def punch(self, file: int, offset: int, pages: int) -> tuple[int, int]:
         k = self._control()
         if offset < 0 or pages <= 0:
             return -1, EINVAL
-        truncate.punch_hole(k, self._files[file], offset, offset + pages - 1)
+        truncate.punch_hole(k, self._file(file), offset, offset + pages - 1)
         return OK
 
     def fadvise_dontneed(self, file: int, offset: int, pages: int) -> tuple[int, int]:
@@ -101,11 +111,11 @@ class ReferenceSystem(Processes):
     def pwrite(self, file: int, offset: int, pages: int) -> tuple[int, int]:
         self._control()
         for index in range(offset, offset + pages):
-            self._write(self._files[file], index)
+            self._write(self._file(file), index)
         return PAGE_SIZE if pages > 0 else 0, 0
 
     def pread(self, file: int, offset: int, pages: int) -> tuple[int, int]:
-        k, backing = self._control(), self._files[file]
+        k, backing = self._control(), self._file(file)
         ret = 0
         for index in range(offset, offset + pages):
             ret = PAGE_SIZE if index < backing.size else 0
@@ -181,13 +191,17 @@ class ReferenceSystem(Processes):
         if what & 2:
             huge_memory.deferred_split_scan(k)
         if what & 1:
-            vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
+            vmscan.drop_pagecache(k, [file for file in (*self._files, *self._shared_anon) if file.fs != "hugetlb"])
         return OK
 
     def sysctl(self, path: str, value: str) -> tuple[int, int]:
         k = self._control()
         if path == "/proc/sys/vm/max_map_count":
             k.max_map_count = int(value)
+        elif path == "/proc/sys/vm/nr_hugepages":
+            if int(value) < 0:
+                return -1, EINVAL
+            hugetlb.set_max_huge_pages(k, int(value))
         elif path == "/sys/kernel/mm/transparent_hugepage/enabled":
             if value not in ("never", "madvise", "always"):
                 return -1, EINVAL
@@ -218,6 +232,7 @@ class ReferenceSystem(Processes):
         out = {"nr_mlock": self.k.nr_mlock}
         out.update({f"unevictable_pgs_{name}": n for name, n in self.k.events.items()})
         out.update({f"nr_{name}": sum(page.nr for page in pages) for name, pages in self.k.lists.items()})
+        out.update(HugePages_Free=len(self.k.hugetlb.free), HugePages_Rsvd=self.k.hugetlb.reserved)
         return out
 
     def vm_lck(self, pid: int) -> int:
@@ -239,7 +254,7 @@ class ReferenceSystem(Processes):
         pss = rss = 0
         pages = [pte.page for _, pte in vma.mm.present(vma.start, vma.end)]
         for _, pmd in vma.mm.huge_pmds(vma.start, vma.end):
-            pages += pmd.page.subpages
+            pages += [] if pmd.page.hugetlb else pmd.page.subpages
         for page in pages:
             if not page.zero:
                 rss += PAGE_SIZE
@@ -288,9 +303,10 @@ def _flag_letters(k: Kernel, page: Page) -> str:
     tail has few of its own."""
     if page.head is not None:
         if not k.traits.folio_page_flags:
-            return ("a" if page.anon else "") + ("T" if page.anon or page.head.lru else "")
+            thp = not page.head.hugetlb and (page.anon or page.head.lru)
+            return ("a" if page.anon else "") + ("T" if thp else "")
         page = page.head
     shown = ((page.lru, "L"), (page.unevictable, "U"), (page.mlocked, "M"), (page.active, "A"),
              (page.referenced, "R"), (page.dirty, "D"), (page.anon, "a"), (page.swapbacked, "s"),
-             (page.swap is not None, "S"), (bool(page.tails), "T"))
+             (page.swap is not None, "S"), (bool(page.tails) and not page.hugetlb, "T"))
     return "".join(letter for on, letter in shown if on)

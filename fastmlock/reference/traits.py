@@ -80,6 +80,13 @@ class Traits:
     smaps_shows_lockonfault: bool = False   # 6.6
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
     ksm_unshares: bool = False              # 6.2: KSM pages are given up by a fault that writes nothing
+    munmap_errors: bool = False             # 6.12: mmap over what cannot be unmapped answers why, not ENOMEM
+    # --- huge pages of hugetlb
+    hugetlb_mremap: bool = True             # 5.16: they can be moved
+    hugetlb_dontneed: bool = False          # 5.18: they can be given up by MADV_DONTNEED
+    hugetlb_ends_down: bool = False         # 6.1: of which the end is rounded down, not up
+    hugetlb_restores: bool = False          # 6.9: what is unmapped is reserved again for who had reserved it
+    hugetlb_lazy_fork: bool = False         # 6.0: fork leaves shared mappings to be faulted in again
     # --- transparent huge pages
     large_folio: bool = False               # 6.7: any pte of a THP that goes munlocks it; ptes of all of it mlock it
     folio_page_flags: bool = False          # 6.9: /proc/kpageflags shows of every page of a THP the flags of the whole
@@ -113,19 +120,20 @@ def _table() -> dict[str, Traits]:
     v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
-                   zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False)
+                   zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
-                   cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False)
+                   cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False,
+                   hugetlb_dontneed=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
                   remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
-                  brk_finds_vma=True, gup_populates_stack=False,
-                  locked_count_clamps=True, dontunmap_splits=True)
+                  brk_finds_vma=True, gup_populates_stack=False, hugetlb_ends_down=True,
+                  hugetlb_lazy_fork=True, locked_count_clamps=True, dontunmap_splits=True)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    large_folio=True, folio_page_flags=True, huge_pmd_accessed=True, split_zeroes=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
                    ksm_unshares=True, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
-                   move_pages_efault=False)
+                   move_pages_efault=False, hugetlb_restores=True, munmap_errors=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,

@@ -3,7 +3,7 @@
 Of every step
   hard   ret, err, sig; VmLck; VMAs; of every page its kind, mapcount, the flags L U M a s T z, and
          mlock_count where the recording has one; the change in this step of the seven
-         unevictable_pgs_* events, of nr_mlock and of nr_unevictable
+         unevictable_pgs_* events, of nr_mlock, of nr_unevictable and of hugetlb's free and reserved pages
   soft   the flags A R D S W of every page
 Not looked at: pages that the recorder did not know ("?"); page state of steps in which the recording's
 repetitions disagree, and counters and soft flags where those do; counters of a machine that other
@@ -22,7 +22,7 @@ Record = Mapping[str, Any]
 COUNTERS = (
     "unevictable_pgs_culled", "unevictable_pgs_scanned", "unevictable_pgs_rescued",
     "unevictable_pgs_mlocked", "unevictable_pgs_munlocked", "unevictable_pgs_cleared",
-    "unevictable_pgs_stranded", "nr_mlock", "nr_unevictable",
+    "unevictable_pgs_stranded", "nr_mlock", "nr_unevictable", "HugePages_Free", "HugePages_Rsvd",
 )
 HARD_FLAGS, SOFT_FLAGS = frozenset("LUMasTz"), frozenset("ARDSW")
 SEEN_PAGES = frozenset("fac")

@@ -143,8 +143,8 @@ def smaps_bytes(release: int, vma: tuple[int, ...], name: str) -> int:
     lines = 28 * (20 + (release >= 600) + (release >= 604)) + (25 if release >= 607 else 18) + 25 + 10
     if release == 517:                          # the series' own build: no protection keys, no sd
         lines -= 28
-    if flags & VM_PFNMAP or flags & VM_DONTEXPAND:
-        return head + lines + 3 * 7             # vvar and vdso
+    if name in ("[vvar]", "[vdso]"):
+        return head + lines + 3 * 7
     words = (flags & VM_SHOWN).bit_count() + 4 + (flags & VM_SHARED != 0) + (name == PROGRAM and release < 515)
     return head + lines + 3 * words
 

@@ -19,8 +19,8 @@ from . import commands as c
 from . import races
 from .commands import Command, Scenario
 from .system import (
-    MAP_GROWSDOWN, MAP_LOCKED, MAP_NONBLOCK, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT,
-    MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE,
+    MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NONBLOCK, MAP_NORESERVE, MAP_POPULATE, MCL_CURRENT, MCL_FUTURE,
+    MCL_ONFAULT, MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE,
 )
 from .words import (
     INT_MAX, INT_MIN, LONG_MAX, LONG_MIN, ScenarioError, Words, Wrong, name, number, one_line, processes, quoted,
@@ -30,6 +30,7 @@ __all__ = ["CONTROLLER", "PROCESS", "ScenarioError", "load", "parse"]
 
 MAX_BYTES = c.MAX_LINES * (c.MAX_LINE_BYTES + 1)
 FAR_PAGES = 2**31 - 1
+HUGE_PAGES = 512
 
 At = tuple[int, str]
 """Line and text of a command of the controller."""
@@ -53,11 +54,17 @@ class _Known:
         self.swap_pages: int | None = None
         self.files: set[str] = set()
         self.segments: dict[str, int] = {}
+        self.huge: set[str] = set()
         self.processes = [_Process(p in started) for p in range(c.MAX_PROCESSES)]
 
     def file(self, word: str) -> str:
         if word not in self.files:
             raise Wrong(f"no file {quoted(word)}", f"create it before: file {one_line(word)[:15]} tmpfs 16")
+        return word
+
+    def small(self, word: str) -> str:
+        if self.file(word) in self.huge:
+            raise Wrong(f"{word} is a file of huge pages", "it can only be mapped")
         return word
 
     def segment(self, word: str) -> str:
@@ -111,7 +118,7 @@ def _create_file(at: At, words: Words, known: _Known) -> Command:
         raise Wrong(f"file {file} exists", "use another name")
     if len(known.files) == c.MAX_FILES:
         raise Wrong(f"more than {c.MAX_FILES} files", "use fewer")
-    fs = words.choice("the file system", ("tmpfs", "ext4", "shm"))
+    fs = words.choice("the file system", ("tmpfs", "ext4", "shm", "hugetlb"))
     pages = words.number("the file's length in pages", 0, c.MAX_PAGES)
     values = words.values(*(["uid"] if fs == "shm" else []))
     owner = number(values.get("uid", "0"), "the owner", 0, 2**32 - 2)
@@ -122,12 +129,16 @@ def _create_file(at: At, words: Words, known: _Known) -> Command:
         if not pages:
             raise Wrong("a segment of no pages", "give it one at least")
         known.segments[file] = pages
+    if fs == "hugetlb":
+        if pages % HUGE_PAGES:
+            raise Wrong(f"{pages} pages on hugetlb", f"use a multiple of {HUGE_PAGES}")
+        known.huge.add(file)
     known.files.add(file)
     return c.CreateFile(*at, file, fs, pages, bool(options & 1), owner, bool(options & 2))
 
 
 def _truncate(at: At, words: Words, known: _Known) -> Command:
-    file = known.file(words.take("the file's name"))
+    file = known.small(words.take("the file's name"))
     if file in known.segments:
         raise Wrong(f"{file} is a segment", "a segment keeps its length")
     return c.Truncate(*at, file, words.number("the length in pages", 0, c.MAX_PAGES))
@@ -135,7 +146,7 @@ def _truncate(at: At, words: Words, known: _Known) -> Command:
 
 def _file_range(verb: str) -> _Parser:
     def parse(at: At, words: Words, known: _Known) -> Command:
-        file = known.file(words.take("the file's name"))
+        file = known.small(words.take("the file's name"))
         offset = words.number("the offset in pages", 0, c.MAX_PAGES)
         pages = words.number("the number of pages", 0, c.MAX_PAGES)
         if verb == "fwrite" and offset + pages > c.MAX_PAGES:
@@ -210,7 +221,9 @@ def _mmap(at: In, words: Words, known: _Known) -> Command:
         over = (known.region(at[2], under),
                 number(distance, "the offset after +", LONG_MIN // PAGE_SIZE, LONG_MAX // PAGE_SIZE) if plus else 0)
     flags = words.options({"locked": MAP_LOCKED, "populate": MAP_POPULATE, "noreserve": MAP_NORESERVE,
-                           "growsdown": MAP_GROWSDOWN})
+                           "growsdown": MAP_GROWSDOWN, "hugetlb": MAP_HUGETLB})
+    if flags & MAP_HUGETLB and file is not None:
+        raise words.wrong("hugetlb is for anonymous memory")
     known.new_region(at[2], region)
     return c.Mmap(*at, region, file, shared, prot, offset, pages, flags, over)
 
@@ -333,7 +346,7 @@ _Parser = Callable[[At, Words, _Known], Command]
 _ProcessParser = Callable[[In, Words, _Known], Command]
 
 CONTROLLER: dict[str, tuple[str, _Parser]] = {
-    "file": ("file F tmpfs|ext4|shm N [sparse] [huge] [uid=U]", _create_file),
+    "file": ("file F tmpfs|ext4|shm|hugetlb N [sparse] [huge] [uid=U]", _create_file),
     "truncate": ("truncate F N", _truncate),
     "punch": ("punch F OFF N", _file_range("punch")),
     "fadvise": ("fadvise F OFF N", _file_range("fadvise")),
@@ -354,7 +367,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
 }
 PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [growsdown] "
-             "[at=R2+K]", _mmap),
+             "[hugetlb] [at=R2+K]", _mmap),
     "mlock": ("pJ mlock R OFF N [byteoff=B] [bytes=B]", _range_call("mlock")),
     "mlock2": ("pJ mlock2 R OFF N onfault|flags=X [byteoff=B] [bytes=B]", _range_call("mlock2")),
     "munlock": ("pJ munlock R OFF N [byteoff=B] [bytes=B]", _range_call("munlock")),

@@ -18,9 +18,9 @@ COUNTERS = (
     "nr_mlock", "nr_unevictable", "unevictable_pgs_culled", "unevictable_pgs_scanned",
     "unevictable_pgs_rescued", "unevictable_pgs_mlocked", "unevictable_pgs_munlocked",
     "unevictable_pgs_cleared", "unevictable_pgs_stranded", "nr_inactive_anon", "nr_active_anon",
-    "nr_inactive_file", "nr_active_file",
+    "nr_inactive_file", "nr_active_file", "HugePages_Free", "HugePages_Rsvd",
 )
-"""The counters of /proc/vmstat that a record shows, in its order."""
+"""The counters of /proc/vmstat, and the last two of /proc/meminfo, that a record shows, in its order."""
 
 VM_FLAGS = (
     (VM_READ, "rd"), (VM_WRITE, "wr"), (VM_SHARED, "sh"), (VM_GROWSDOWN, "gd"), (VM_PFNMAP, "pf"),

@@ -321,12 +321,13 @@ class Runner:
 
     def create_file(self, command: c.CreateFile) -> Reply:
         if self.image:
-            self.image.create(len(self.files), command.sparse)
+            self.image.create(len(self.files), command.sparse or command.fs == "hugetlb")
         more: dict[str, Any] = {"owner": command.owner} if command.owner else {}
         if command.huge:
             more["huge"] = True
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
-        self.files.append(File(command.name, file, command.pages))
+        seen = 0 if command.fs == "hugetlb" else command.pages      # mincore() does not know of huge pages
+        self.files.append(File(command.name, file, seen))
         if self.image:
             self.image.created(file, command.fs, command.name)
         self.system.drain_all()

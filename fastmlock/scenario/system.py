@@ -21,7 +21,7 @@ HEAP = 0x80000000000
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, MAP_POPULATE = 0x100, 0x2000, 0x4000, 0x8000
-MAP_NONBLOCK, MAP_FIXED_NOREPLACE = 0x10000, 0x100000
+MAP_NONBLOCK, MAP_HUGETLB, MAP_FIXED_NOREPLACE = 0x10000, 0x40000, 0x100000
 MLOCK_ONFAULT = 1
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
@@ -85,7 +85,7 @@ class SystemUnderTest(Protocol):
     # ---- the controller, which runs on its own cpu
     def create_file(self, fs: str, pages: int, *, sparse: bool = False, owner: int = 0, huge: bool = False) -> int:
         """A file of `pages` pages on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or a "shm" segment of the user
-        `owner`, written page by page unless `sparse`."""
+        `owner`, written page by page unless `sparse`; on "hugetlb", nothing of it is there."""
         ...
 
     def drain_all(self) -> None: ...

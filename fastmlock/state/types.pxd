@@ -47,7 +47,9 @@ cdef enum PageFlag:
     PG_anon_exclusive = 1 << 20
     PG_readahead = 1 << 21
     PG_offline = 1 << 22        # a frame that was taken out of the machine
-    PG_left_marked = 1 << 23    # for the checks alone: MREMAP_DONTUNMAP unlocked a vma around it, and did not unmark it
+    PG_hugetlb = 1 << 23        # head of a page of the hugetlb pool ...
+    PG_restore_reserve = 1 << 26    # ... that is reserved again when it comes back there
+    PG_left_marked = 1 << 27    # for the checks alone: MREMAP_DONTUNMAP unlocked a vma around it, and did not unmark it
     PG_double_map = 1 << 24     # THP head: mapped by a pmd here and by ptes there (through 6.1)
     PG_partially_mapped = 1 << 25   # THP head: on the queue of those to be split
 
@@ -83,6 +85,12 @@ cdef enum ThpEnabled:
     THP_NEVER = 0
     THP_MADVISE = 1
     THP_ALWAYS = 2
+
+# what a record of `mappings` is
+cdef enum MappingKind:
+    MAPPING_FILE = 0
+    MAPPING_HUGETLB = 1         # a file of huge pages: a slot of the page cache for each of them
+    MAPPING_RESV = 2            # no file: which huge pages are reserved (hugetlb's resv_map), a slot for each
 
 # the five lists of a lruvec
 cdef enum LruList:
@@ -276,7 +284,8 @@ cdef struct Vma:
     uint32_t avc            # first of its anon_vma_chain
     uint32_t next           # by address
     uint32_t prev
-    uint32_t swap_ra        # where it was last swapped in, and how far that read ahead (mm.swapfile)
+    uint32_t swap_ra        # where it was last swapped in, and how far that read ahead (mm.swapfile); of huge pages,
+                            # which are never swapped: its reservations (mm.hugetlb)
 
 cdef struct Mm:
     int64_t locked_vm       # pages
@@ -299,10 +308,10 @@ cdef struct Mapping:
     int64_t base            # first slot
     uint32_t root           # i_mmap: root node of the interval tree, 0 = empty
     int32_t nr_vmas
-    uint32_t shmem          # 1 = tmpfs
+    uint32_t shmem          # 1 = tmpfs or hugetlbfs: nothing is ever written back
     uint32_t unevictable    # SHM_LOCK, ramfs
     int64_t nr_locked       # VM_LOCKED vmas in i_mmap
-    uint16_t spare
+    uint16_t kind           # MappingKind
     uint16_t interleave     # 1 = pages spread over nodes
     uint32_t node
     int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
@@ -461,6 +470,11 @@ cdef struct Traits:
     int32_t madvise_eagain      # advice that would need one vma too many answers EAGAIN, not ENOMEM (5.17)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
     int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (to 6.4, not stable 6.1)
+    int32_t hugetlb_mremap      # huge pages of hugetlb can be moved (5.16)
+    int32_t hugetlb_dontneed    # and given up by MADV_DONTNEED: 1, rounded up to whole ones (5.18), 2, rounded down (6.1)
+    int32_t hugetlb_restores    # who has reserved a huge page has it reserved again when it is unmapped (6.9)
+    int32_t hugetlb_lazy_fork   # fork leaves a shared mapping of them to be faulted in again (6.0)
+    int32_t munmap_errors       # mmap over what cannot be unmapped answers why, not ENOMEM
     int32_t lru_cache_disable   # moving pages to another node or out of the machine holds no batches (5.13)
     int32_t release             # major * 100 + minor, for reports only
     int64_t rlimit_memlock      # default soft limit, bytes
@@ -522,6 +536,8 @@ cdef struct World:
     uint32_t huge_zero          # stands for the huge zero page; 0 while there were never huge pages
     uint32_t huge_free          # free THPs, linked by their heads' lru_next; not among pages_nfree
     uint32_t huge_nfree         # base pages of these
+    uint32_t hugetlb_pool       # hugetlb's free pages, linked by lru_next, the last one given back first
+    int64_t hugetlb_total, hugetlb_free, hugetlb_resv, hugetlb_surplus      # in huge pages, as /proc/meminfo has them
     int32_t thp_enabled         # /sys/kernel/mm/transparent_hugepage/enabled: ThpEnabled
     int32_t fine                # let time pass after each page of a batch, not after the whole batch
     # counts of what happened, never reset by the model
