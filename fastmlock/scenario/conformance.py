@@ -5,23 +5,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import product
-from typing import Any
 
 from fastmlock.kernels import get
 
 from . import recordings
 from .commands import Fork, Scenario
 from .compare import Comparison, compare
-from .image import LIKELIEST, STACKS, Chance
+from .image import LIKELIEST, ORDERS, STACKS, Chance, Order
 from .language import ScenarioError
 from .run import Record, run
 from .system import NotSupported, SystemUnderTest
 
 SystemFactory = Callable[[str], SystemUnderTest]
 """Makes a fresh system of a release of the model."""
-MOST_FORKS = 6
-"""Of a scenario with more forks not all orders are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +85,29 @@ def hold(scenario: Scenario, real: list[Record], release: str, system: SystemFac
 
     The recorder's buffers are filled with what it printed, which counters of the whole machine are part of; that is
     taken from the recording. What it owes to chance is not in the recording: where its stack lay shows in what
-    mlockall() of its own pages counts, and who went first after a fork (from 6.6 on) in whose copies are marked. If a
-    step differs other chances are tried, all placements and then all orders, and the placements once more; all steps
-    are of the one that agrees best.
+    mlockall() of its own pages counts, and who went first after a fork in whose copies are marked. If a
+    step differs other chances are tried: all placements, then of one fork after the other who went first, and the
+    placements once more; all steps are of the one that agrees best.
     """
     best = _run(scenario, real, release, system, LIKELIEST)
     forks = sum(isinstance(command, Fork) for command in scenario.commands)
-    orders = list(product((True, False), repeat=forks)) if forks <= MOST_FORKS and _by_chance(release) else []
-    stacks: list[dict[str, Any]] = [{"stack": stack} for stack in STACKS]
-    for choice in (*stacks, *({"orders": order} for order in orders), *(stacks if orders else ())):
-        if best.comparison is None or best.failure or not best.comparison.differing:
-            break
-        best = max(best, _run(scenario, real, release, system, replace(best.chance, **choice)), key=_agreement)
+
+    def better(chances: Iterable[Chance]) -> None:
+        nonlocal best
+        for chance in chances:
+            if best.comparison is None or best.failure or not best.comparison.differing:
+                return
+            best = max(best, _run(scenario, real, release, system, chance), key=_agreement)
+
+    better(replace(best.chance, stack=stack) for stack in STACKS)
+    usual = (Order(bool(get(release).child_runs_first)),) * forks
+    for fork in range(forks):
+        before = (best.chance.orders or usual)[:fork]
+        after = (best.chance.orders or usual)[fork + 1:]
+        better(replace(best.chance, orders=(*before, order, *after)) for order in ORDERS)
+    if forks:
+        better(replace(best.chance, stack=stack) for stack in STACKS)
     return best
-
-
-def _by_chance(release: str) -> bool:
-    """Whether it is chance who goes first after a fork."""
-    return bool(get(release).child_runs_first)
 
 
 def _agreement(result: Result) -> tuple[int, int]:

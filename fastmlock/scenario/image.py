@@ -116,13 +116,29 @@ STACKS = placements()
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """Parent and child write the same pages after a fork, on one cpu. From 6.6 on (EEVDF) either may go first, and a
+    guest shows both within one scenario; before, the parent does, if it is not preempted."""
+
+    child_first: bool
+    pages: int = 99
+    """The first writes so many of its pages before the other runs."""
+    resumed: bool = False
+    """The parent was off the cpu before: when it came back the kernel wrote its rseq area, in the thread's data."""
+
+
+ORDERS = (Order(True), Order(False), Order(False, resumed=True),
+          *(Order(first, pages) for first, most in ((True, 7), (False, 3)) for pages in range(1, most)))
+"""All that may come of one fork."""
+
+
+@dataclass(frozen=True, slots=True)
 class Chance:
     """What a run of the recorder owes to chance, and no recording says."""
 
     stack: Stack = STACKS[0]
-    orders: tuple[bool, ...] = ()
-    """Of each fork of a worker in turn whether the child goes first; the release's own way for the rest. From 6.6 on
-    (EEVDF) a guest shows both within one scenario."""
+    orders: tuple[Order, ...] = ()
+    """Who goes first after each fork of a worker in turn; the release's own way for the rest."""
 
 
 LIKELIEST = Chance()
@@ -143,8 +159,8 @@ def smaps_bytes(release: int, vma: tuple[int, ...], name: str) -> int:
     lines = 28 * (20 + (release >= 600) + (release >= 604)) + (25 if release >= 607 else 18) + 25 + 10
     if release == 517:                          # the series' own build: no protection keys, no sd
         lines -= 28
-    if flags & VM_PFNMAP or flags & VM_DONTEXPAND:
-        return head + lines + 3 * 7             # vvar and vdso
+    if name in ("[vvar]", "[vdso]"):
+        return head + lines + 3 * 7
     words = (flags & VM_SHOWN).bit_count() + 4 + (flags & VM_SHARED != 0) + (name == PROGRAM and release < 515)
     return head + lines + 3 * words
 
@@ -274,11 +290,13 @@ class Image:
         """Who runs first copies what it writes, the other finds its pages unshared. The new thread's data and the C
         library's own are written by the child alone. -> pid of the child"""
         child = self.host.fork(pid)
-        child_first = next(self.orders, self.host.child_runs_first)
-        writes = {pid: (COMMAND_PAGE, *self.stack.frame),
+        order = next(self.orders, Order(self.host.child_runs_first))
+        writes = {pid: (*((TLS_PAGE,) if order.resumed else ()), COMMAND_PAGE, *self.stack.frame),
                   child: (TLS_PAGE, *CHILDS_OWN, *self.stack.frame, COMMAND_PAGE)}
-        for process in (child, pid) if child_first else (pid, child):
-            for page in writes[process]:
+        first, second = (child, pid) if order.child_first else (pid, child)
+        for process, pages in ((first, writes[first][:order.pages]), (second, writes[second]),
+                               (first, writes[first][order.pages:])):
+            for page in pages:
                 self._write(process, page)
         for page in (LOOP, CALLS):
             self._read(child, page)

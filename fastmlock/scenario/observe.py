@@ -120,21 +120,26 @@ class Observer:
         page = self._pages()
         p: dict[str, object] = {}
         f: dict[str, object] = {}
+        if recorder:
+            recorder.prints(len(',"p":{'))
         for number, pid, regions in processes:
-            if recorder:
-                recorder.reads_process(pid)
             state = {"VmLck": self.system.vm_lck(pid), "reg": {}}
             if recorder:
-                recorder.prints(length({f"p{number}": state}))
+                recorder.prints(bool(p) + length({f"p{number}": state}) - len("{}}}"))
+                recorder.reads_process(pid)
             state["reg"] = self._regions(pid, regions, page, recorder)
             p[f"p{number}"] = state
+            if recorder:
+                recorder.prints(len("}}"))
+        if recorder:
+            recorder.prints(len('},"f":{'))
         for file in self.files:
             if recorder:
                 recorder.reads_file(file.pages)
                 page = self._pages()
             f[file.name] = runs(self._file(file, page))
             if recorder:
-                recorder.prints(length({file.name: f[file.name]}))
+                recorder.prints((len(f) > 1) + length({file.name: f[file.name]}) - len("{}"))
         return {"p": p, "f": f}
 
     def _pages(self) -> Callable[[str, int], PageState]:
@@ -158,12 +163,12 @@ class Observer:
         for region in regions:
             vma = self._vmas(vmas, region)
             if recorder:
-                recorder.prints(length({region.name: {"vma": vma}}))
+                recorder.prints(bool(shown) + length({region.name: {"vma": vma}}) - len("{}}"))
                 recorder.reads_region(region.pages)
                 page = self._pages()
             pages = runs(self._region(pid, region, page, _covered(region, regions)))
             if recorder:
-                recorder.prints(length({"pg": pages}))
+                recorder.prints(length({"pg": pages}))        # with a comma and a brace for two braces
             shown[region.name] = {"vma": vma, "pg": pages}
         return shown
 

@@ -92,7 +92,7 @@ def run(scenario: c.Scenario, system: SystemUnderTest, *, kernel: str = "", imag
         if runner.image:
             begun = runner.image.printed
             runner.image.prints(length({key: value for key, value in {**record, **printed.get(step, {})}.items()
-                                        if key in record}))
+                                        if key in record}) - len("}"))
         record.update(runner.look())
         if runner.image:
             runner.image.printed_all(begun, printed.get(step, record))
