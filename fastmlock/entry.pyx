@@ -10,7 +10,7 @@ from fastmlock.scenario.system import NotSupported
 from fastmlock.state.world import ModelError
 
 NOT_MODELLED = {
-    <int>F_MADVISE_VMA: "MADV_REMOVE of huge pages of hugetlb",
+    <int>F_MADVISE_VMA: "MADV_REMOVE of what is no file of tmpfs or a disk",
     <int>F_SYS_REMAP_FILE_PAGES: "remap_file_pages of huge pages of hugetlb",
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COLLAPSE: "collapse of memory that is swapped out",

@@ -144,6 +144,8 @@ class Traits:
     madvise_eagain: int = 1  #: advice that would need one VMA too many answers EAGAIN, not ENOMEM (5.17)
     move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (to 6.4, not stable 6.1)
+    secretmem: int = 1       #: memfd_secret() is there (5.14)
+    secretmem_locks: int = 1 #: its mappings are VM_LOCKED and accounted (not on 6.1.192 and 6.12.117)
     hugetlb_mremap: int = 1  #: huge pages of hugetlb can be moved (5.16)
     hugetlb_dontneed: int = 0 #: and given up by MADV_DONTNEED: 1, rounded up to whole ones (5.18), 2, down (6.1)
     hugetlb_restores: int = 0 #: who has reserved a huge page has it reserved again when it is unmapped (6.9)
@@ -168,14 +170,14 @@ def with_patches(base: Traits, first: int) -> Traits:
 
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
-                zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0)
+                zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0, secretmem=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,
                  zap_keeps_swap=0, hugetlb_dontneed=1)
 _V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, exit_mmap_read=1,
                brk_finds_vma=1, gup_populates_stack=0, hugetlb_dontneed=2, hugetlb_lazy_fork=1,
-               locked_count_clamps=1, dontunmap_splits=1,
+               locked_count_clamps=1, dontunmap_splits=1, secretmem_locks=0,
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
@@ -184,6 +186,7 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  hugetlb_restores=1, munmap_errors=1,
                  ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
+                 secretmem_locks=1,
                  pt_reclaim=1, huge_zero_cow=1, cow_reuse_large=1, collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
                  shmem_swapin_direct=1, dontunmap_splits=0)

@@ -2,9 +2,11 @@
 """What processes do: system calls, faults, signals. (Errors that the kernel finds before it takes a lock are found here.)"""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
+from fastmlock.mm.filemap cimport add_to_page_cache, delete_from_page_cache
 from fastmlock.mm.hugetlb cimport hugetlbfs_evict_inode
+from fastmlock.mm.page cimport put_page_testzero
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.vma cimport find_vma, mm_alloc, vm_start_gap
+from fastmlock.mm.vma cimport find_vma, mm_alloc, vm_start_gap, vma_is_secretmem
 from fastmlock.state.types cimport *
 
 import errno as _errno
@@ -16,6 +18,7 @@ DEF_MASK = (1 << 64) - 1
 TASK_SIZE = (1 << 47) - 4096
 cdef enum:
     MMAP_BASE = 0x7fffff7ff     # page above the highest mapping: 8 MiB and a gap below the end
+_SPECIAL = {"secret": MAPPING_SECRETMEM, "packet": MAPPING_RING, "devmem": MAPPING_MEM}
 _BEHAVIOUR = (0, 1, 2, 10, 11, 12, 13, 14, 15, 18, 19)         # advice that is a vma flag
 _ADVICE = _BEHAVIOUR + (3, 4, 8, 9, 20, 21)
 
@@ -157,6 +160,31 @@ cdef class Processes(KernelEntry):
         return self.unmapping(pid, self.call(pid, F_SYS_MMAP, addr, pages << 12, prot | <long>flags << 32,
                                              mapping | pgoff << 20))
 
+    def mmap_special(self, int pid, addr, length, int prot, int flags, str what):
+        """A shared mapping of something of the process's own: "secret", memory of memfd_secret(); "packet", the ring of
+        a packet socket; "devmem", physical memory."""
+        pages = pages_up(length)
+        if what == "secret" and not self.w.tr.secretmem:
+            return -1, _errno.ENOSYS
+        if not flags & 1 and what != "secret":
+            raise NotSupported(f"a private mapping of {what}")
+        self.make_room(2 * pages)
+        mapping = self.new_mapping(pages, True)
+        self.w.mappings[mapping].kind = _SPECIAL[what]
+        self.w.mappings[mapping].unevictable = what == "secret"
+        self.shared_anon.add(mapping)
+        for index in range(pages if what == "packet" else 0):
+            add_to_page_cache(self.w, &self.w.tasks[pid], mapping, index)
+        return self.mmap(pid, addr, length, prot, flags & ~0x20, mapping, 0)
+
+    def close_ring(self, int pid, int mapping):
+        """The pages of a packet socket go with it."""
+        for index in range(self.w.mappings[mapping].capacity):
+            page = self.cached(mapping, index)
+            delete_from_page_cache(self.w, mapping, index, False)
+            if put_page_testzero(self.w, page):
+                self.enter(pid, F_FREE_PAGE, page)
+
     def mmap_hugetlb(self, int pid, addr, long pages, int prot, int flags, file, long pgoff):
         """A mapping of huge pages from the pool: MAP_HUGETLB, which makes a file for it, or one of a hugetlbfs file."""
         if file is not None and self.w.mappings[<int>file].kind != MAPPING_HUGETLB or addr >> 12 & 511:
@@ -183,6 +211,9 @@ cdef class Processes(KernelEntry):
             self.shared_anon.remove(mapping)
             if self.w.mappings[<int>mapping].kind == MAPPING_HUGETLB:
                 hugetlbfs_evict_inode(self.w, mapping)
+                continue
+            if self.w.mappings[<int>mapping].kind == MAPPING_RING:
+                self.close_ring(pid, mapping)
                 continue
             self.enter(pid, F_TRUNCATE, mapping, 0, <long>1 << 40, -1)
         return answer
@@ -389,7 +420,7 @@ cdef class Processes(KernelEntry):
         if kind == "-":
             anonymous = not self.w.vmas[vma].mapping
             return -_errno.EFAULT if anonymous and self.w.tr.move_pages_efault else -_errno.ENOENT, 0
-        if kind == "s":
+        if kind == "s" or self.w.tr.move_pages_efault and vma_is_secretmem(self.w, &self.w.vmas[vma]):
             return -_errno.ENOENT, 0
         if node is None or self.w.pages[<long>pfn].node == node:
             return node or 0, 0

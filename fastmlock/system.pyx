@@ -34,6 +34,7 @@ from fastmlock.state.layout import K
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
     "zone_reclaim_mode", "overcommit_memory"))
+BLOCK = 32768                   # page frames of a memory block
 NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 THP_ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _THP = {"never": THP_NEVER, "madvise": THP_MADVISE, "always": THP_ALWAYS}
@@ -290,6 +291,17 @@ cdef class System(Processes):
             return -1, _errno.EINVAL
         self.make_room(pages)
         return (-1, _errno.EBUSY) if self.call(self.controller, F_OFFLINE, first, first + pages)[0] else (0, 0)
+
+    def offline_block(self, int pid, addr):
+        """The memory block of 128 MiB that a process's page lies in leaves the machine, as by "offline" to the block's file in
+        /sys; the zero pages are not in it. EINVAL where there is no page. -> (ret, errno)"""
+        pfn = self.pte(pid, addr)[1]
+        first = max(pfn // BLOCK * BLOCK, 1)
+        if not pfn or self.w.pages[<long>pfn].flags & PG_reserved:
+            return -1, _errno.EINVAL
+        pages = min(first // BLOCK * BLOCK + BLOCK, self.w.pages_used) - first
+        self.make_room(pages)
+        return (-1, _errno.EBUSY) if self.call(self.controller, F_OFFLINE, first, first + pages, 0, 1)[0] else (0, 0)
 
     def online_pages(self, long first, long pages):
         """Frames that had left are free memory again."""

@@ -89,6 +89,9 @@ cdef class View(WorldHandle):
             return "s", 0
         if not pte & PTE_PRESENT:
             return "-", 0
+        vma = self.find(pid, addr)
+        if w.vmas[vma].flags & VM_PFNMAP:
+            return "-", 0               # which pagemap passes over
         anon = pte & PTE_SPECIAL or w.pages[pte_pfn(pte)].flags & PG_anon
         if pmd_huge(w, leaf) and pte_pfn(pte) == w.huge_zero:
             anon = False                # pagemap takes it for a file's

@@ -133,6 +133,9 @@ def test_records_of_text():
 # ---- against the program that defines the rule
 
 
+KNOWN_TO_THE_RULE = [name for name in COUNTERS if not name.startswith("HugePages")]
+
+
 def changed(records, rng, times):
     """A copy of `records` with some values changed; still records."""
     records = copy.deepcopy(records)
@@ -148,7 +151,7 @@ def changed(records, rng, times):
             case 2:
                 step["sig"] = rng.choice((0, 7, 11))
             case 3:
-                step["dvs"][rng.choice((*COUNTERS, "nr_active_file"))] = rng.randrange(-3, 4)
+                step["dvs"][rng.choice((*KNOWN_TO_THE_RULE, "nr_active_file"))] = rng.randrange(-3, 4)
             case 4:
                 step["agree"] = rng.choice(([3, 3, 3], [3, 2, 3], [2, 2, 3], [2, 1, 3]))
             case 5 if regions:

@@ -12,6 +12,7 @@ from fastmlock.fuzz.generate import EVERYTHING, program
 from fastmlock.fuzz.pair import against_exact
 from fastmlock.reference import ReferenceSystem
 from fastmlock.reference.consistency import problems as reference_problems
+from fastmlock.scenario import conformance, recordings
 from fastmlock.scenario.language import parse
 from fastmlock.scenario.run import run
 from fastmlock.system import System
@@ -20,6 +21,27 @@ AT, PAGE = 0x100000000000, 4096
 KERNELS = ["5.10", "5.17-rc2", "5.17-rc2+06", "5.17-rc2+13", "6.1", "6.12", "6.18"]
 MODELS = pytest.mark.parametrize("model", [System, ReferenceSystem], ids=["compiled", "plain"])
 SWITCH = "sysctl /sys/devices/system/cpu/cpu1/online"
+
+
+# ---- as recorded
+
+@MODELS
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
+def test_recordings(kernel: str, model: type) -> None:
+    """No step may differ, in no field."""
+    there = recordings.hotplug(kernel)
+    assert len(there) == 3
+    for name, (scenario, real) in there.items():
+        held = conformance.hold(scenario, real, kernel, lambda release: model(release, cpus=3))
+        assert held.comparison is not None and held.comparison.equal_soft == held.comparison.steps, (
+            name, held.unsupported, held.failure, held.comparison and held.comparison.differing[:2])
+
+
+def test_there_is_no_block_where_there_is_no_page() -> None:
+    for model in (System, ReferenceSystem):
+        records = list(run(parse("p0 mmap A anon private rw 0 4\np0 touch A 0 1 r\np0 offline A 0\np0 offline A 1\n"),
+                           model("6.1")))
+        assert [(record["ret"], record["err"]) for record in records[3:]] == [(-1, "EINVAL")] * 2
 
 
 # ---- cpus

@@ -132,7 +132,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             if not f.k:
                 return REQ_ERROR
             return ask(t, f, FT_ANON, REQ_SPIN_LOCK, LK_PTL, f.i)
-        if not write:
+        if w.mappings[v.mapping].kind == MAPPING_RING or w.mappings[v.mapping].kind == MAPPING_MEM:
+            return ret(t, -SIGBUS)          # all was mapped at once, and is not brought back
+        if not write and w.mappings[v.mapping].kind == MAPPING_FILE:
             f.d = -1
             return ask(t, f, FT_AROUND, REQ_SPIN_LOCK, LK_PTL, f.i)
         f.pc = FT_PAGE
@@ -435,7 +437,7 @@ cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
             huge_pmd_flags(w, leaf, PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
         else:
             pte_flags(w, leaf, <int>((f.a + f.i) & 511), PTE_YOUNG | (PTE_DIRTY if f.c else 0), 0)
-        if f.c:
+        if f.c and not pte & PTE_SPECIAL:
             w.pages[pte_pfn(pte)].content = f.i & 255
         f.i += 1
     return sysret(t, f.i, 0)

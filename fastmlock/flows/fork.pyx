@@ -100,7 +100,8 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             vma_list_insert(w, f.j)
             f.b = v.start
             # a vma without anonymous pages is not copied: the child faults its file pages in again
-            if not v.anon_vma and not (v.flags & VM_HUGETLB and not w.tr.hugetlb_lazy_fork) or v.flags & VM_WIPEONFORK:
+            if not (v.anon_vma or v.flags & (VM_PFNMAP | VM_MIXEDMAP)
+                    or v.flags & VM_HUGETLB and not w.tr.hugetlb_lazy_fork) or v.flags & VM_WIPEONFORK:
                 f.b = v.end
             f.pc = FK_UNLOCKED
         if f.pc == FK_PTL:

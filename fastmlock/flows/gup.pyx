@@ -7,7 +7,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.vma cimport find_vma
+from fastmlock.mm.vma cimport find_vma, vma_is_secretmem
 
 cdef enum:
     GU_LOOK = 1
@@ -33,6 +33,8 @@ cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint64_t pte
     if f.pc == 0:
         f.pc = GU_LOOK
+        if vma_is_secretmem(w, v):
+            return ret(t, -EFAULT)
     if f.pc == GU_FAULTED:
         if t.res < 0:
             return ret(t, f.i if f.i else -EFAULT)
@@ -170,7 +172,7 @@ cdef int madvise_populate(World *w, Task *t, Frame *f) noexcept nogil:
     f.i = find_vma(w, t.mm, f.a)
     if not f.i or w.vmas[f.i].start > f.a:
         f.d = -ENOMEM
-    elif (w.vmas[f.i].flags & (VM_IO | VM_PFNMAP)
+    elif (w.vmas[f.i].flags & (VM_IO | VM_PFNMAP) or vma_is_secretmem(w, &w.vmas[f.i])
           or not w.vmas[f.i].flags & (VM_WRITE if f.c else VM_READ)):
         f.d = -EINVAL
     if f.d:

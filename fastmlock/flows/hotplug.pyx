@@ -52,7 +52,8 @@ cdef void isolate_all_free(World *w, int64_t first, int64_t end) noexcept nogil:
 
 cdef int offline_pages(World *w, Task *t, Frame *f) noexcept nogil:
     """Frames [a, b) leave the machine: the free ones are nobody's any more, what is in the others moves away, locked or
-    not. ret = frames that are still in use after a few passes; then all come back. c = position, i = pass."""
+    not. ret = frames that are still in use after a few passes; then all come back. c = position, i = pass, d = the zero pages lie
+    in another zone, and stay."""
     cdef int64_t left = 0
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
@@ -71,7 +72,7 @@ cdef int offline_pages(World *w, Task *t, Frame *f) noexcept nogil:
                     return call(w, t, f, 1, F_MIGRATE, f.c - 1)
             f.pc = 3
         for page in range(f.a, f.b):
-            left += not w.pages[page].flags & PG_offline
+            left += not w.pages[page].flags & (PG_offline | (PG_reserved if f.d else 0))
         if not left or f.i == OFFLINE_PASSES:
             lru_cache_disable(w, -1)
             if left:

@@ -233,7 +233,7 @@ cdef int mlock_fixup(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t n
     if f.pc == 0:
         f.i = <int32_t>f.a
-        if <uint64_t>f.d == v.flags or v.flags & (VM_SPECIAL | VM_HUGETLB):
+        if <uint64_t>f.d == v.flags or v.flags & (VM_SPECIAL | VM_HUGETLB) or vma_is_secretmem(w, v):
             return ret(t, f.i)
         return call(w, t, f, 1, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
     if f.pc == 1:

@@ -1,9 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """mmap and remap_file_pages. (mm/mmap.c; the specification, section 2.3)"""
 from fastmlock.flows.frame cimport *
+from fastmlock.flows.mlock cimport mlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.hugetlb cimport hugetlb_reserve_pages
-from fastmlock.mm.page cimport work
+from fastmlock.mm.filemap cimport find_get_page
+from fastmlock.mm.mlock cimport vma_counts_mlock
+from fastmlock.mm.page cimport get_page, work
+from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.rmap cimport page_add_file_rmap
 from fastmlock.mm.vma cimport *
 
 cdef enum:
@@ -25,6 +30,34 @@ cdef enum:
     MM_POPULATED = 6
     MM_FAILED = 7
     MM_REFUSED = 8
+    MM_INSERT = 9
+    MM_UNDONE = 10
+
+
+cdef inline uint64_t driver_flags(World *w, uint32_t mapping) noexcept nogil:
+    """vm_flags that the file's own mmap method sets, VM_LOCKED apart."""
+    if w.mappings[mapping].kind == MAPPING_HUGETLB:
+        return VM_HUGETLB | VM_DONTEXPAND
+    if w.mappings[mapping].kind == MAPPING_RING:
+        return VM_MIXEDMAP
+    if w.mappings[mapping].kind == MAPPING_MEM:
+        return VM_IO | VM_PFNMAP | VM_DONTEXPAND
+    return 0
+
+
+cdef int call_mmap(World *w, Task *t, uint32_t vma, uint32_t resv) noexcept nogil:
+    """The file's own mmap method. 0 or an errno"""
+    cdef Vma *v = &w.vmas[vma]
+    if v.flags & VM_HUGETLB:
+        return hugetlbfs_file_mmap(w, vma, resv)
+    if vma_is_secretmem(w, v):
+        if not v.flags & VM_SHARED:
+            return EINVAL
+        if w.tr.secretmem_locks:
+            if not t.cap_ipc_lock and w.mms[v.mm].locked_vm + vma_pages(v) > t.rlimit_memlock >> 12:
+                return EAGAIN
+            v.flags |= VM_LOCKED
+    return 0
 
 
 cdef int hugetlbfs_file_mmap(World *w, uint32_t vma, uint32_t resv) noexcept nogil:
@@ -41,9 +74,36 @@ cdef int hugetlbfs_file_mmap(World *w, uint32_t vma, uint32_t resv) noexcept nog
     return 0
 
 
+cdef int insert_next(World *w, Task *t, Frame *f, uint32_t vma) noexcept nogil:
+    """Maps all of a driver's memory at once: pages by vm_insert_page(), what has none by remap_pfn_range(). The vma still has
+    the VM_LOCKED of mlockall(MCL_FUTURE): where mlock_vma_page() does not look at all of VM_SPECIAL (patch 04 to
+    c8263bd60500), pages that have no business there are marked. -1: done. k = pages mapped."""
+    cdef Vma *v = &w.vmas[vma]
+    cdef int flags = PTE_PRESENT | (PTE_WRITE if v.flags & VM_WRITE else 0), called
+    cdef uint32_t leaf, page
+    while v.start + f.k < v.end:
+        leaf = alloc_leaf(w, v.mm, v.start + f.k)
+        if not leaf:
+            return REQ_ERROR
+        f.k += 1
+        if v.flags & VM_PFNMAP:
+            pte_set(w, leaf, <int>(v.start + f.k - 1 & 511), mk_pte(w.zero_page, flags | PTE_SPECIAL), 0, 0)
+            continue
+        page = find_get_page(w, v.mapping, v.pgoff + f.k - 1)
+        get_page(w, page)
+        page_add_file_rmap(w, t.cpu, page)
+        w.mms[v.mm].rss += 1
+        pte_set(w, leaf, <int>(v.start + f.k - 1 & 511), mk_pte(page, flags), v.mapping, v.pgoff + f.k - 1)
+        if w.tr.p04 and vma_counts_mlock(w, v, page):
+            called = mlock_page(w, t, f, MM_INSERT, page)
+            if called != -1:
+                return called
+    return -1
+
+
 cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
     """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. Of huge pages c
-    has, from bit 3 on, an empty record for what a private mapping reserves. ret = the address. i = error, j = the new vma's part is populated, k = vma merged into."""
+    has, from bit 3 on, an empty record for what a private mapping reserves. ret = the address. i = error, j = the new vma's part is populated, k = pages of a driver mapped."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef int64_t flags = f.c >> 32, prot = f.c & 7
     cdef uint32_t mapping = <uint32_t>(f.d & 0xfffff)
@@ -51,6 +111,7 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t pgoff = f.d >> 20 if mapping else start
     cdef uint64_t vm_flags = <uint64_t>prot | (VM_SHARED if flags & MAP_SHARED else 0) | mm.def_flags
     cdef uint32_t prev, vma
+    cdef int k
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
     if flags & MAP_GROWSDOWN:
@@ -59,8 +120,7 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
         vm_flags |= VM_NORESERVE
     elif vm_flags & VM_WRITE and not vm_flags & VM_SHARED and w.mappings[mapping].kind != MAPPING_HUGETLB:
         vm_flags |= VM_ACCOUNT
-    if w.mappings[mapping].kind == MAPPING_HUGETLB:
-        vm_flags |= VM_HUGETLB | VM_DONTEXPAND
+    vm_flags |= driver_flags(w, mapping)
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
         if f.a & 4095 or f.b <= 0:
@@ -95,26 +155,36 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
             vma = vma_alloc(w, t.mm, start, end, vm_flags, pgoff, mapping)
             if not vma:
                 return REQ_ERROR
-            if vm_flags & VM_HUGETLB:
-                f.i = hugetlbfs_file_mmap(w, vma, <uint32_t>(f.c >> 3 & 0xffffff))
-                if f.i:
-                    vma_free(w, vma)
-                    return ask(t, f, MM_REFUSED, REQ_UP_WRITE, LK_I_MMAP, mapping)
+            f.i = call_mmap(w, t, vma, <uint32_t>(f.c >> 3 & 0xffffff))
+            if f.i:
+                vma_free(w, vma)
+                return ask(t, f, MM_REFUSED, REQ_UP_WRITE, LK_I_MMAP, mapping)
             if mapping and not vma_link_file(w, vma, 0):
                 return REQ_ERROR
             vma_list_insert(w, vma)
-        f.pc = MM_LINKED
+        f.pc = MM_INSERT
         if mapping:
-            return ask(t, f, MM_LINKED, REQ_UP_WRITE, LK_I_MMAP, mapping)
+            return ask(t, f, MM_INSERT, REQ_UP_WRITE, LK_I_MMAP, mapping)
     if f.pc == MM_REFUSED:
+        f.pc = MM_UNDONE
+        if w.tr.munmap_drains:              # unmap_region()
+            return call(w, t, f, MM_UNDONE, F_DRAIN, t.cpu)
+    if f.pc == MM_UNDONE:
         return ask(t, f, MM_FAILED, REQ_UP_WRITE, LK_MMAP, t.mm)
+    if f.pc == MM_INSERT:
+        if vm_flags & (VM_MIXEDMAP | VM_PFNMAP):
+            k = insert_next(w, t, f, find_vma(w, t.mm, start))
+            if k != -1:
+                return k
+        f.pc = MM_LINKED
     if f.pc == MM_LINKED:
         mm.total_vm += end - start
-        if vm_flags & VM_LOCKED and vm_flags & (VM_SPECIAL | VM_HUGETLB):
-            vma = find_vma(w, t.mm, start)
-            set_vm_flags(w, vma, w.vmas[vma].flags & ~<uint64_t>VM_LOCKED_MASK)
-        elif vm_flags & VM_LOCKED:
-            mm.locked_vm += end - start
+        vma = find_vma(w, t.mm, start)
+        if w.vmas[vma].flags & VM_LOCKED:
+            if w.vmas[vma].flags & (VM_SPECIAL | VM_HUGETLB):
+                set_vm_flags(w, vma, w.vmas[vma].flags & ~<uint64_t>VM_LOCKED_MASK)
+            else:
+                mm.locked_vm += end - start
         f.j = 1 if vm_flags & VM_LOCKED or (flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE else 0
         return ask(t, f, MM_UNLOCKED, REQ_UP_WRITE, LK_MMAP, t.mm)
     if f.pc == MM_UNLOCKED:

@@ -182,6 +182,8 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int end
     if f.pc == 0:
         if behaviour(advice, &on, &off):
+            if advice == MADV_DOFORK and v.flags & VM_IO:
+                return ret(t, -EINVAL)
             if advice == MADV_WIPEONFORK and (v.mapping or v.flags & VM_SHARED):
                 return ret(t, -EINVAL)
             if advice == MADV_MERGEABLE and v.flags & (VM_SHARED | VM_SPECIAL | VM_HUGETLB):
@@ -192,7 +194,7 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
                 return ret(t, f.a)
             f.d = <int64_t>((v.flags & ~off) | on)
             return call(w, t, f, MV_FLAGS, F_VMA_FLAGS, f.a, f.b, f.c, f.d)
-        if advice == MADV_WILLNEED and v.flags & VM_HUGETLB:
+        if advice == MADV_WILLNEED and v.mapping and w.mappings[v.mapping].kind:
             return ret(t, f.a)
         if advice == MADV_WILLNEED:
             if v.mapping and not w.mappings[v.mapping].shmem:
@@ -203,7 +205,7 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, MV_DONE, F_MADV_POPULATE, f.b, f.c, advice == MADV_POPULATE_WRITE)
         if advice == MADV_COLLAPSE:
             return call(w, t, f, MV_COLLAPSED, F_MADV_COLLAPSE, f.a, f.b, f.c)
-        if v.flags & VM_HUGETLB and advice == MADV_REMOVE:
+        if advice == MADV_REMOVE and not v.flags & VM_LOCKED and v.mapping and w.mappings[v.mapping].kind:
             if not v.flags & VM_SHARED or not v.flags & VM_WRITE and not w.tr.remove_maywrite:
                 return ret(t, -EACCES)
             return unsupported(w, f)

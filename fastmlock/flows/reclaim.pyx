@@ -402,6 +402,8 @@ cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
             w.unsupported = F_MIGRATE
             w.error = ERR_UNSUPPORTED
             return REQ_ERROR
+        if not p.flags & PG_anon and w.mappings[p.mapping].kind == MAPPING_SECRETMEM:
+            return ret(t, 0)
         return call(w, t, f, MG_ISOLATED, F_ISOLATE, page)
     if f.pc == MG_ISOLATED:
         if not t.res:

@@ -79,6 +79,8 @@ class Profile:
     """Anonymous regions of huge pages, and commands that cut them."""
     hugetlb: bool = False
     """Regions of huge pages from a small pool, of files and of anonymous memory."""
+    special: float = 0.0
+    """How often a mapping is of secret memory, a packet socket's ring or physical memory."""
     swap: float = 0.4
     """How many programs have a swap device."""
     drains: tuple[float, ...] = (1.0, 0.4, 0.05)
@@ -88,6 +90,7 @@ class Profile:
 EVERYTHING = Profile()
 HUGETLB = Profile(hugetlb=True, ext4=False, swap=0.1,
                   leave_out=frozenset({"remappages", "movepages", "msync", "remove"}))
+SPECIAL = Profile(special=0.4, swap=0.1, leave_out=frozenset({"remove", "remappages", "ksm"}))
 HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
 LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
@@ -205,7 +208,10 @@ class _Writer:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
             pages = max(1, size - off + rng.choice((0, 0, 0, 0, 2, -1, -3)))
-        if self.chance(0.02):
+        if self.profile.special and self.chance(self.profile.special):
+            source, sharing, off, pages = rng.choice(("secret", "packet", "devmem")), "shared", 0, self.size()
+            huge = False
+        elif self.chance(0.02):
             off, pages = rng.choice(((off, 0), (2**31 - 1, pages), (100, pages)))
         words = [name, source, sharing, prot, str(off), str(pages)]
         words += [word for word, often in (("locked", 0.15), ("populate", 0.12), ("noreserve", 0.03))
@@ -226,7 +232,7 @@ class _Writer:
                 at -= at % 512
             words.append(f"at={over}+{at}")
         for q in self.members(who):
-            self.alive[q].regions[name] = _Region(pages, None if source == "anon" else source, "w" in prot, stack)
+            self.alive[q].regions[name] = _Region(pages, source if source in self.files else None, "w" in prot, stack)
         return f"{who} mmap {' '.join(words)}"
 
     def range_call(self, verb: str) -> Callable[[], str | None]:

@@ -248,6 +248,8 @@ class LiveSystem:
     def create_file(self, fs: str, pages: int, *, sparse: bool = False, owner: int = 0, huge: bool = False) -> int:
         if huge:
             raise NotSupported("huge pages of files on the running kernel")
+        if fs == "hugetlb":
+            raise NotSupported("a file on hugetlbfs on the running kernel")
         number = len(self._files)
         fd = self._open_segment(number, pages, owner) if fs == "shm" else self.machine.open_file(fs, pages)
         self._files.append((fd, pages))

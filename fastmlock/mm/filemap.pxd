@@ -40,9 +40,9 @@ cdef inline uint32_t add_to_page_cache(World *w, Task *t, uint32_t mapping, int6
 
 
 cdef inline uint32_t shmem_alloc(World *w, Task *t, uint32_t mapping, int64_t pgoff) noexcept nogil:
-    """tmpfs: a hole becomes a zeroed page."""
+    """tmpfs, or secret memory: a hole becomes a zeroed page."""
     cdef uint32_t page = add_to_page_cache(w, t, mapping, pgoff)
-    if page:
+    if page and w.mappings[mapping].kind != MAPPING_SECRETMEM:
         w.pages[page].flags |= PG_swapbacked
     return page
 

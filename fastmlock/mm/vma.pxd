@@ -8,6 +8,10 @@ cdef inline int64_t vma_pages(Vma *vma) noexcept nogil:
 
 
 
+cdef inline bint vma_is_secretmem(World *w, Vma *vma) noexcept nogil:
+    return vma.mapping != 0 and w.mappings[vma.mapping].kind == MAPPING_SECRETMEM
+
+
 # the heap of a new address space begins at byte 1 << HEAP_SHIFT (fastmlock.scenario.system.HEAP)
 cdef enum:
     HEAP_SHIFT = 43

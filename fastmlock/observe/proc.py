@@ -37,7 +37,7 @@ def vmstat(system: System) -> str:
 
 
 def meminfo(system: System) -> str:
-    """/proc/meminfo: the lines of swap, the LRU lists, Unevictable, Mlocked and what is mapped, in kB, and of hugetlb."""
+    """/proc/meminfo: the lines of swap, the LRU lists, Unevictable, Mlocked, what is mapped, in kB; and of hugetlb."""
     stat = system.stat_refresh()
     total, used, cached = system.swap_sizes
     lines = [("SwapCached:", cached)] + [(name, int(sum(stat[i] for i in which))) for name, which in _MEMINFO]
@@ -120,8 +120,9 @@ def _sizes(system: System, pid: int, vma: tuple[int, ...], entries: np.ndarray,
 
     every = np.ones(len(pages), bool)
     swapped, swap_pss, of_file = system.swapped(pid, vma[0], (vma[1] - vma[0]) >> 12)
-    out = [("Size", (vma[1] - vma[0]) >> 10), ("KernelPageSize", 2048 if huge else 4), ("MMUPageSize", 2048 if huge else 4), ("Rss", kb(every)),
-           ("Pss", share(every))]
+    page_size = 2048 if huge else 4
+    out = [("Size", (vma[1] - vma[0]) >> 10), ("KernelPageSize", page_size), ("MMUPageSize", page_size),
+           ("Rss", kb(every)), ("Pss", share(every))]
     if system.release >= 600:
         out.append(("Pss_Dirty", share(dirty)))
     out += [("Shared_Clean", kb(~alone & ~dirty)), ("Shared_Dirty", kb(~alone & dirty)),

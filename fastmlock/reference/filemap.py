@@ -13,7 +13,7 @@ def add_to_page_cache(k: Kernel, file: File, index: int) -> Page:
     (`workingset_refault`, taking every refault distance for short)."""
     page = k.alloc_page()
     page.mapping, page.index = file, index
-    page.swapbacked = file.shmem
+    page.swapbacked = file.shmem and file.fs != "secret"
     file.pages[index] = page
     if index in file.shadows:
         file.shadows.discard(index)

@@ -25,7 +25,7 @@ from .state import (
 
 def check_vma_flags(vma: Vma, write: bool, force: bool) -> bool:
     """Whether GUP may look into this vma at all."""
-    if vma.flags & (VM_IO | VM_PFNMAP):
+    if vma.flags & (VM_IO | VM_PFNMAP) or vma.secretmem:
         return False
     if write:
         return bool(vma.flags & VM_WRITE)

@@ -10,6 +10,7 @@ from .state import (
     VM_DONTCOPY,
     VM_HUGEPAGE,
     VM_HUGETLB,
+    VM_IO,
     VM_LOCKED,
     VM_MAYSHARE,
     VM_MAYWRITE,
@@ -92,6 +93,8 @@ def madvise_vma(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: 
 def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: int,
                      advice: int) -> tuple[int, Vma]:
     """Advice that is a vma flag; splits and merges like any change of flags."""
+    if advice == DOFORK and vma.flags & VM_IO:
+        return EINVAL, vma
     if advice in (WIPEONFORK,) and (vma.file is not None or vma.flags & VM_SHARED):
         return EINVAL, vma
     if advice == MERGEABLE and vma.flags & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB):
@@ -111,7 +114,7 @@ def madvise_behavior(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, 
 
 def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """Anonymous and tmpfs memory has nothing to read back, but is drained; a disk file is read in."""
-    if vma.flags & VM_HUGETLB:
+    if vma.file is not None and vma.file.fs in ("hugetlb", "secret", "packet", "devmem"):
         return 0
     if vma.file is None:
         swapfile.swapin_walk(k, vma, start, end)
@@ -253,8 +256,8 @@ def madvise_remove(k: Kernel, vma: Vma, start: int, end: int) -> int:
     needed = VM_SHARED | (VM_MAYWRITE if k.traits.remove_maywrite else VM_WRITE)
     if vma.flags & needed != needed:
         return EACCES
-    if vma.flags & VM_HUGETLB:
-        raise NotSupported("MADV_REMOVE of huge pages of hugetlb")
+    if vma.file.fs in ("hugetlb", "secret", "packet", "devmem"):
+        raise NotSupported("MADV_REMOVE of what is no file of tmpfs or a disk")
     truncate.punch_hole(k, vma.file, vma.index(start), vma.index(end) - 1)
     return 0
 

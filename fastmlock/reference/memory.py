@@ -74,7 +74,9 @@ def do_anonymous_page(k: Kernel, vma: Vma, addr: int, write: bool) -> None:
 
 def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     """Read, private write (copy at once), or shared write of a file's page."""
-    if not write and filemap.filemap_map_pages(k, vma, addr):
+    if vma.file is not None and vma.file.fs in ("packet", "devmem"):
+        return SIGBUS                       # all was mapped at once, and is not brought back
+    if not write and not vma.secretmem and filemap.filemap_map_pages(k, vma, addr):
         return 0
     if write and vma.private:
         rmap.anon_vma_prepare(vma)          # do_cow_fault: even if there turns out to be no page

@@ -11,6 +11,8 @@ def migrate_page(k: Kernel, page: Page) -> bool:
     """`unmap_and_move`. -> whether the page now lives elsewhere"""
     if page.ksm is not None:
         raise NotSupported("migration of a KSM page")
+    if page.mapping is not None and page.mapping.fs == "secret":
+        return False
     if page.zero or page.compound or not swap.isolate_lru_page(k, page):
         return False
     entries = rmap.try_to_migrate(k, page)

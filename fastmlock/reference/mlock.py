@@ -351,7 +351,7 @@ def folio_runs(mm: Mm, start: int, end: int) -> list[list[Pte]]:
 def mlock_fixup(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: int, newflags: int) -> tuple[int, Vma]:
     """Apply `newflags` to [start, end) of one vma (2.2). -> (errno, the vma to go on behind)"""
     oldflags = vma.flags
-    if newflags == oldflags or oldflags & (VM_SPECIAL | VM_HUGETLB):
+    if newflags == oldflags or oldflags & (VM_SPECIAL | VM_HUGETLB) or vma.secretmem:
         return 0, vma
     err, vma = mmap.vma_modify(k, mm, vma, prev, start, end, newflags)
     if err:

@@ -14,14 +14,17 @@ from .state import (
     VM_DONTEXPAND,
     VM_GROWSDOWN,
     VM_HUGETLB,
+    VM_IO,
     VM_LOCKED,
     VM_LOCKED_MASK,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MIXEDMAP,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
+    VM_PFNMAP,
     VM_SHARED,
     VM_SPECIAL,
     VM_WIPEONFORK,
@@ -30,6 +33,7 @@ from .state import (
     File,
     Kernel,
     Mm,
+    Pte,
     Task,
     Vma,
 )
@@ -202,13 +206,18 @@ def calc_vm_flags(prot: int, shared: bool) -> int:
     return flags | (VM_SHARED | VM_MAYSHARE if shared else 0)
 
 
+#: vm_flags that a file's own mmap method sets
+_DRIVER_FLAGS = {"hugetlb": VM_HUGETLB | VM_DONTEXPAND, "packet": VM_MIXEDMAP,
+                 "devmem": VM_IO | VM_PFNMAP | VM_DONTEXPAND}
+
+
 def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File | None, pgoff: int, *, fixed: bool,
             noreplace: bool, map_locked: bool, populate: bool) -> int:
     """Checks, removal of what is there, merging or a new vma, accounting, populate with errors ignored. -> errno"""
     mm = task.mm
     flags |= mm.def_flags | (VM_LOCKED if map_locked else 0)
-    if file is not None and file.fs == "hugetlb":
-        flags |= VM_HUGETLB | VM_DONTEXPAND
+    driver = _DRIVER_FLAGS.get(file.fs, 0) if file is not None else 0
+    flags |= driver
     if len(mm.vmas) > k.max_map_count:
         return ENOMEM
     if noreplace and any(v.start < addr + pages and v.end > addr for v in mm.vmas):
@@ -223,20 +232,22 @@ def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File
         return err if k.traits.munmap_errors else ENOMEM
     if flags & VM_WRITE and not flags & (VM_SHARED | VM_NORESERVE | VM_HUGETLB):
         flags |= VM_ACCOUNT
-    vma, err = mmap_region(k, mm, addr, pages, flags, file, pgoff)
+    vma, err = mmap_region(k, mm, addr, pages, flags, file, pgoff, task)
     if err:
+        if k.traits.unmap_drains:           # unmap_region() of what there is not
+            swap.lru_add_drain(k)
         return err
-    if flags & VM_LOCKED and flags & (VM_SPECIAL | VM_HUGETLB):
+    if vma.flags & VM_LOCKED and vma.flags & (VM_SPECIAL | VM_HUGETLB):
         vma.flags &= ~VM_LOCKED_MASK
-    elif flags & VM_LOCKED:
+    elif vma.flags & VM_LOCKED:
         mm.locked_vm += pages
     if flags & VM_LOCKED or populate:
         gup.mm_populate(k, mm, addr, addr + pages)
     return 0
 
 
-def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File | None,
-                pgoff: int) -> tuple[Vma, int]:
+def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File | None, pgoff: int,
+                task: Task | None = None) -> tuple[Vma, int]:
     """-> the vma, errno"""
     below = [v for v in mm.vmas if v.end <= addr]
     vma = vma_merge(k, mm, below[-1] if below else None, addr, addr + pages, flags, None, file, pgoff)
@@ -244,8 +255,36 @@ def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File
         vma = Vma(mm, addr, addr + pages, flags, pgoff, file)
         if flags & VM_HUGETLB and (err := hugetlb.hugetlbfs_file_mmap(k, vma)):
             return vma, err
+        if task is not None and vma.secretmem and (err := secretmem_mmap(k, task, vma)):
+            return vma, err
+        if file is not None and file.fs in ("packet", "devmem"):
+            map_at_once(k, vma)
         _insert_vm_struct(vma)
     return vma, 0
+
+
+def secretmem_mmap(k: Kernel, task: Task, vma: Vma) -> int:
+    """Secret memory is locked by nature. -> errno"""
+    if vma.private:
+        return EINVAL
+    if k.traits.secretmem_locks:
+        if not mlock_future_check(task, VM_LOCKED, vma.pages):
+            return EAGAIN
+        vma.flags |= VM_LOCKED
+    return 0
+
+
+def map_at_once(k: Kernel, vma: Vma) -> None:
+    """vm_insert_page() of all pages of a driver, or remap_pfn_range() of what has none. The VM_LOCKED of
+    mlockall(MCL_FUTURE) is still set: where mlock_vma_page() does not look at all of VM_SPECIAL pages are marked."""
+    assert vma.file is not None
+    for addr in range(vma.start, vma.end):
+        vma.mm.tables.add(addr - addr % PTRS_PER_PTE)
+        page = k.zero_page if vma.flags & VM_PFNMAP else vma.file.pages[vma.index(addr)]
+        vma.mm.ptes[addr] = Pte(page, write=bool(vma.flags & VM_WRITE))
+        if not page.zero:
+            swap.get_page(page)
+            rmap.page_add_file_rmap(k, page, vma)
 
 
 def remap_file_pages(k: Kernel, task: Task, start: int, pages: int, pgoff: int, *, nonblock: bool) -> int:

@@ -2,7 +2,7 @@
 Byte addresses become page numbers here."""
 from __future__ import annotations
 
-from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
+from errno import EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSYS, EPERM
 
 from ..scenario import system as abi
 from ..scenario.system import NotSupported
@@ -188,12 +188,39 @@ class Processes:
         self._user_mode_again()
         return (-1, err) if err else (addr, 0)
 
+    def mmap_special(self, pid: int, addr: int, length: int, prot: int, flags: int, what: str) -> tuple[int, int]:
+        """A shared mapping of secret memory, of the ring of a packet socket, or of physical memory."""
+        pages = _pages_up(length)
+        if what == "secret" and not self.traits.secretmem:
+            return -1, ENOSYS
+        if not flags & abi.MAP_SHARED and what != "secret":
+            raise NotSupported(f"a private mapping of {what}")
+        self._enter(pid)
+        file = File(len(self._files), what, pages, unevictable=what == "secret")
+        self._files.append(file)
+        self._shared_anon.append(file)
+        for index in range(pages if what == "packet" else 0):
+            page = self.k.alloc_page()
+            page.mapping, page.index = file, index
+            file.pages[index] = page
+        return self.mmap(pid, addr, length, prot, flags, file.number, 0)
+
+    def _close_ring(self, file: File) -> None:
+        """The pages of a packet socket go with it."""
+        for page in file.pages.values():
+            page.mapping = None
+            swap.put_page(self.k, page)
+        file.pages.clear()
+
     def _user_mode_again(self) -> None:
         """What fput() puts off to the end of the call: shared anonymous memory that nobody maps is evicted."""
         for file in [file for file in self._shared_anon if not file.i_mmap.vmas]:
             self._shared_anon.remove(file)
             if file.fs == "hugetlb":
                 hugetlb.hugetlbfs_evict_inode(self.k, file)
+                continue
+            if file.fs == "packet":
+                self._close_ring(file)
                 continue
             truncate.truncate_inode_pages_range(self.k, file, 0, truncate.FAR)
 
@@ -405,6 +432,8 @@ class Processes:
         pte = task.mm.huge_pmd(addr >> PAGE_SHIFT) or task.mm.ptes.get(addr >> PAGE_SHIFT)
         if vma is None or (pte is not None and pte.page.zero):
             return -EFAULT, 0
+        if vma.secretmem and pte is not None and self.traits.move_pages_efault:
+            return -ENOENT, 0
         if pte is None:
             return -EFAULT if vma.file is None and self.traits.move_pages_efault else -ENOENT, 0
         return OK

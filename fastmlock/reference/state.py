@@ -190,7 +190,8 @@ class File:
     """An inode with its address_space; a segment of shared memory is one too."""
 
     number: int
-    fs: str                                # "tmpfs", "ext4", "shm", "hugetlb" or "shmem" (anonymous)
+    fs: str                                # "tmpfs", "ext4", "shm", "hugetlb", "shmem" (anonymous), or what a
+                                           # process maps of its own: "secret", "packet", "devmem"
     size: int                              # i_size, in pages
     pages: dict[int, Page] = field(default_factory=dict)
     shadows: set[int] = field(default_factory=set)      # indices whose page reclaim evicted
@@ -250,6 +251,11 @@ class Vma:
 
     def address(self, index: int) -> int:
         return index - self.pgoff + self.start
+
+    @property
+    def secretmem(self) -> bool:
+        """vma_is_secretmem()."""
+        return self.file is not None and self.file.fs == "secret"
 
     @property
     def private(self) -> bool:

@@ -24,8 +24,10 @@ from . import (
 )
 from .processes import OK, PAGE_SHIFT, PAGE_SIZE, Processes
 from .state import (
+    FIRST_FRAME,
     HPAGE_PMD_NR,
     VM_LOCKED,
+    VM_PFNMAP,
     File,
     Kernel,
     Mm,
@@ -36,6 +38,7 @@ from .state import (
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
     "stat_refresh", "stat_interval", "swappiness", "vfs_cache_pressure", "compact_unevictable_allowed",
     "zone_reclaim_mode", "overcommit_memory"))
+BLOCK = 32768           # page frames of a memory block
 
 
 class ReferenceSystem(Processes):
@@ -183,6 +186,14 @@ class ReferenceSystem(Processes):
         """Frames that exist leave the machine."""
         return OK if hotplug.offline_pages(self._control(), first, pages) else (-1, EBUSY)
 
+    def offline_block(self, pid: int, addr: int) -> tuple[int, int]:
+        """The block of 32,768 frames that a process's page lies in goes offline, as far as there are any."""
+        pfn = self.pte(pid, addr)[1]
+        if pfn not in self.k.pages:
+            return -1, EINVAL
+        first = max(pfn - pfn % BLOCK, FIRST_FRAME)
+        return self.offline_pages(first, min(pfn - pfn % BLOCK + BLOCK, self.k.next_pfn) - first)
+
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""
         k = self._control()
@@ -269,6 +280,9 @@ class ReferenceSystem(Processes):
             page = pmd.page if pmd.page.zero else pmd.page.subpages[at % HPAGE_PMD_NR]
             return "a" if page.anon else "f", page.pfn       # pagemap takes the huge zero page for a file's
         pte = mm.ptes.get(at)
+        vma = mm.lookup(at)
+        if vma is not None and vma.flags & VM_PFNMAP:
+            return "-", 0                   # which pagemap passes over
         if at in mm.swapped:
             return "s", 0
         if pte is None:

@@ -81,6 +81,9 @@ class Traits:
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
     ksm_unshares: bool = False              # 6.2: KSM pages are given up by a fault that writes nothing
     munmap_errors: bool = False             # 6.12: mmap over what cannot be unmapped answers why, not ENOMEM
+    # --- memfd_secret
+    secretmem: bool = True                  # 5.14
+    secretmem_locks: bool = True            # not stable 6.1 and 6.12: its mappings are locked and accounted
     # --- huge pages of hugetlb
     hugetlb_mremap: bool = True             # 5.16: they can be moved
     hugetlb_dontneed: bool = False          # 5.18: they can be given up by MADV_DONTNEED
@@ -120,14 +123,15 @@ def _table() -> dict[str, Traits]:
     v510 = replace(base, name="5.10", release=510, madv_populate=False, remove_maywrite=True,
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
-                   zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False)
+                   zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False,
+                   secretmem=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False,
                    hugetlb_dontneed=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
                   remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
                   brk_finds_vma=True, gup_populates_stack=False, hugetlb_ends_down=True,
-                  hugetlb_lazy_fork=True, locked_count_clamps=True, dontunmap_splits=True)
+                  hugetlb_lazy_fork=True, locked_count_clamps=True, dontunmap_splits=True, secretmem_locks=False)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    large_folio=True, folio_page_flags=True, huge_pmd_accessed=True, split_zeroes=True,
@@ -137,8 +141,8 @@ def _table() -> dict[str, Traits]:
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
-                   mlock_whole_folio=True,
-                   write_prefaults=False, shmem_swapin_direct=True, dontunmap_splits=False)
+                   mlock_whole_folio=True, secretmem_locks=True, dontunmap_splits=False,
+                   write_prefaults=False, shmem_swapin_direct=True)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 
 

@@ -155,6 +155,10 @@ class ProcessCommand(Command):
     procs: range
 
 
+SPECIAL = ("secret", "packet", "devmem")
+"""What a process maps of its own: memory of memfd_secret(), the ring of a packet socket, physical memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mmap(ProcessCommand):
     region: str
@@ -167,6 +171,8 @@ class Mmap(ProcessCommand):
     """MAP_LOCKED, MAP_POPULATE, MAP_NORESERVE: what the options say, no more."""
     at: tuple[str, int] | None
     """Region and page offset in it to map over, or None for an address of its own."""
+    special: str = ""
+    """One of `SPECIAL`, if it is neither a file nor anonymous memory."""
 
     @property
     def sharing(self) -> int:
@@ -301,6 +307,14 @@ class LocalDrain(ProcessCommand):
 
 @dataclass(frozen=True, slots=True)
 class MovePages(ProcessCommand):
+    region: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offline(ProcessCommand):
+    """The memory block that a page lies in leaves the machine. Not the recorder's."""
+
     region: str
     offset: int
 

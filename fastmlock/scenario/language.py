@@ -112,8 +112,8 @@ class _Known:
 
 def _create_file(at: At, words: Words, known: _Known) -> Command:
     file = words.name("the file's name")
-    if file == "anon":
-        raise Wrong("a file cannot be called anon", "mmap reads that word as anonymous memory")
+    if file == "anon" or file in c.SPECIAL:
+        raise Wrong(f"a file cannot be called {file}", "mmap reads that word as something else")
     if file in known.files:
         raise Wrong(f"file {file} exists", "use another name")
     if len(known.files) == c.MAX_FILES:
@@ -210,7 +210,7 @@ def _pages_of(at: In, words: Words, known: _Known) -> tuple[str, int, int]:
 def _mmap(at: In, words: Words, known: _Known) -> Command:
     region = words.name("the region's name")
     source = words.take("the file's name")
-    file = None if source == "anon" else known.file(source)
+    file = None if source == "anon" or source in c.SPECIAL else known.file(source)
     shared = words.choice("the sharing", ("shared", "private")) == "shared"
     prot = words.protection()
     offset = words.number("the offset in pages", 0, FAR_PAGES)
@@ -222,10 +222,11 @@ def _mmap(at: In, words: Words, known: _Known) -> Command:
                 number(distance, "the offset after +", LONG_MIN // PAGE_SIZE, LONG_MAX // PAGE_SIZE) if plus else 0)
     flags = words.options({"locked": MAP_LOCKED, "populate": MAP_POPULATE, "noreserve": MAP_NORESERVE,
                            "growsdown": MAP_GROWSDOWN, "hugetlb": MAP_HUGETLB})
-    if flags & MAP_HUGETLB and file is not None:
+    if flags & MAP_HUGETLB and source != "anon":
         raise words.wrong("hugetlb is for anonymous memory")
     known.new_region(at[2], region)
-    return c.Mmap(*at, region, file, shared, prot, offset, pages, flags, over)
+    special = source if source in c.SPECIAL else ""
+    return c.Mmap(*at, region, file, shared, prot, offset, pages, flags, over, special)
 
 
 def _range_call(verb: str) -> _ProcessParser:
@@ -319,6 +320,11 @@ def _move_pages(at: In, words: Words, known: _Known) -> Command:
     return c.MovePages(*at, region, words.pages("the offset in pages"))
 
 
+def _offline(at: In, words: Words, known: _Known) -> Command:
+    region = known.region(at[2], words.take("the region's name"))
+    return c.Offline(*at, region, words.pages("the offset in pages"))
+
+
 def _fork(at: In, words: Words, known: _Known) -> Command:
     child = processes(words.take("the child"))
     if len(child) != 1:
@@ -366,8 +372,8 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "race": (races.USAGE, _race),
 }
 PROCESS: dict[str, tuple[str, _ProcessParser]] = {
-    "mmap": ("pJ mmap R F|anon shared|private r|rw|none OFF N [locked] [populate] [noreserve] [growsdown] "
-             "[hugetlb] [at=R2+K]", _mmap),
+    "mmap": ("pJ mmap R F|anon|secret|packet|devmem shared|private r|rw|none OFF N [locked] [populate] [noreserve] "
+             "[growsdown] [hugetlb] [at=R2+K]", _mmap),
     "mlock": ("pJ mlock R OFF N [byteoff=B] [bytes=B]", _range_call("mlock")),
     "mlock2": ("pJ mlock2 R OFF N onfault|flags=X [byteoff=B] [bytes=B]", _range_call("mlock2")),
     "munlock": ("pJ munlock R OFF N [byteoff=B] [bytes=B]", _range_call("munlock")),
@@ -389,6 +395,7 @@ PROCESS: dict[str, tuple[str, _ProcessParser]] = {
     "cpu": ("pJ cpu C", _set_cpu),
     "ldrain": ("pJ ldrain", lambda at, *_: c.LocalDrain(*at)),
     "movepages": ("pJ movepages R OFF", _move_pages),
+    "offline": ("pJ offline R OFF", _offline),
     "fork": ("pJ fork pK", _fork),
     "exec": ("pJ exec", _exec),
     "exit": ("pJ exit", _exit),

@@ -55,6 +55,7 @@ class File:
     name: str
     id: int
     pages: int
+    """-1: not looked at."""
     seen: dict[int, int] = field(default_factory=dict)
 
 
@@ -192,12 +193,12 @@ class Observer:
             yield page(kind, pfn)
 
     def _file(self, file: File, page: Callable[[str, int], PageState]) -> Iterable[PageState]:
-        """As many pages as the file had when it was made, one at least.
+        """As many pages as the file had when it was made, one at least; none of huge pages, unknown to mincore().
 
         The state shown is that of the pfn last seen, even where another page has taken its place since.
         """
         length = self.system.file_pages(file.id)
-        for index in range(max(file.pages, 1)):
+        for index in range(max(file.pages, 1) if file.pages >= 0 else 0):
             if index >= length or not self.system.cached(file.id, index):
                 if self.forget_lost:
                     file.seen.pop(index, None)

@@ -41,7 +41,16 @@ def live() -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
 def huge(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
     """Scenarios with transparent huge pages as recorded on `kernel` (docs/conformance.md says how): name -> scenario
     and records; empty for a kernel they were not recorded on."""
-    unpacked = _huge()
+    return _beside("thp", kernel)
+
+
+def hotplug(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
+    """Cpus and memory that leave, as `huge`; recorded with three cpus."""
+    return _beside("hotplug", kernel)
+
+
+def _beside(archive: str, kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
+    unpacked = _with_endings(f"{archive}.tar.xz")
     ending = f"@{kernel}.jsonl"
     names = [name.removesuffix(ending) for name in unpacked if name.endswith(ending)]
     return {name: (parse(unpacked[f"{name}.txt"], f"{name}.txt"), read_records(unpacked[name + ending], name))
@@ -105,8 +114,8 @@ def _scenario_texts() -> dict[str, bytes]:
 
 
 @cache
-def _huge() -> dict[str, bytes]:
-    return _unpacked("thp.tar.xz", endings=True)
+def _with_endings(archive: str) -> dict[str, bytes]:
+    return _unpacked(archive, endings=True)
 
 
 @lru_cache(maxsize=4)

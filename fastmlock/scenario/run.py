@@ -274,15 +274,23 @@ class Runner:
         if process.pid is None or not self._alive(process):
             return DEAD
         file = None if command.file is None else self._file(command.file)
-        if file is None:
-            flags |= MAP_ANONYMOUS
-        ret, err = self.system.mmap(process.pid, address, command.pages * PAGE_SIZE, command.prot, flags,
-                                    None if file is None else self.files[file].id,
-                                    command.offset * PAGE_SIZE)
+        if command.special:
+            ret, err = self._mmap_special(command, process.pid, address, flags)
+        else:
+            ret, err = self.system.mmap(process.pid, address, command.pages * PAGE_SIZE, command.prot,
+                                        flags | (MAP_ANONYMOUS if file is None else 0),
+                                        None if file is None else self.files[file].id, command.offset * PAGE_SIZE)
         if ret == -1:
             return Reply(ret, err)
         self._keep(process, number, Region(command.region, ret, command.pages, file, command.offset, command.shared))
         return Reply()
+
+    def _mmap_special(self, command: c.Mmap, pid: int, address: int, flags: int) -> tuple[int, int]:
+        mmap = getattr(self.system, "mmap_special", None)
+        if mmap is None:
+            raise NotSupported(f"mapping {command.special} on this system")
+        ret, err = mmap(pid, address, command.pages * PAGE_SIZE, command.prot, flags, command.special)
+        return int(ret), int(err)
 
     def _keep(self, process: _Process, number: int, region: Region) -> None:
         place = process.set_region(region)
@@ -326,7 +334,7 @@ class Runner:
         if command.huge:
             more["huge"] = True
         file = self.system.create_file(command.fs, command.pages, sparse=command.sparse, **more)
-        seen = 0 if command.fs == "hugetlb" else command.pages      # mincore() does not know of huge pages
+        seen = -1 if command.fs == "hugetlb" else command.pages
         self.files.append(File(command.name, file, seen))
         if self.image:
             self.image.created(file, command.fs, command.name)
@@ -401,6 +409,14 @@ def _peek(system: SystemUnderTest, command: c.Peek, pid: int, region: Region) ->
     return system.peek(pid, _address(region, command.offset), command.write)
 
 
+def _offline(system: SystemUnderTest, command: c.Offline, pid: int, region: Region) -> tuple[int, int]:
+    offline = getattr(system, "offline_block", None)
+    if offline is None:
+        raise NotSupported("memory offline on this system")
+    ret, err = offline(pid, _address(region, command.offset))
+    return int(ret), int(err)
+
+
 def _move_pages(system: SystemUnderTest, command: c.MovePages, pid: int, region: Region) -> tuple[int, int]:
     return system.move_pages(pid, _address(region, command.offset))
 
@@ -452,6 +468,7 @@ def _file_range(runner: Runner, command: c.FileRange) -> Reply:
 ON_REGION: dict[type, Callable[..., tuple[int, ...]]] = {
     c.RangeCall: _range_call, c.Touch: _touch, c.Madvise: _madvise, c.Mprotect: _mprotect,
     c.Msync: _msync, c.MovePages: _move_pages, c.RemapPages: _remap_pages, c.Peek: _peek,
+    c.Offline: _offline,
 }
 ON_PROCESS: dict[type, Callable[..., tuple[int, int]]] = {
     c.MlockAll: lambda runner, command, pid: runner.system.mlockall(pid, command.flags),

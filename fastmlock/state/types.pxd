@@ -91,6 +91,9 @@ cdef enum MappingKind:
     MAPPING_FILE = 0
     MAPPING_HUGETLB = 1         # a file of huge pages: a slot of the page cache for each of them
     MAPPING_RESV = 2            # no file: which huge pages are reserved (hugetlb's resv_map), a slot for each
+    MAPPING_SECRETMEM = 3       # memfd_secret: locked by nature, out of get_user_pages()'s reach
+    MAPPING_RING = 4            # a driver's pages, mapped all at once by vm_insert_page(): a packet socket's ring
+    MAPPING_MEM = 5             # physical memory without pages: remap_pfn_range() of /dev/mem
 
 # the five lists of a lruvec
 cdef enum LruList:
@@ -470,6 +473,8 @@ cdef struct Traits:
     int32_t madvise_eagain      # advice that would need one vma too many answers EAGAIN, not ENOMEM (5.17)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
     int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (to 6.4, not stable 6.1)
+    int32_t secretmem           # memfd_secret() is there (5.14)
+    int32_t secretmem_locks     # its mappings are VM_LOCKED and accounted (not on stable 6.1 and 6.12)
     int32_t hugetlb_mremap      # huge pages of hugetlb can be moved (5.16)
     int32_t hugetlb_dontneed    # and given up by MADV_DONTNEED: 1, rounded up to whole ones (5.18), 2, rounded down (6.1)
     int32_t hugetlb_restores    # who has reserved a huge page has it reserved again when it is unmapped (6.9)
