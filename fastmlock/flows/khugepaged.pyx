@@ -281,11 +281,13 @@ cdef inline void forget(uint32_t *heads, Task *t, uint32_t head) noexcept nogil:
 # ---- MADV_COLLAPSE
 cdef inline bint collapsible(World *w, Vma *v, bint forced) noexcept nogil:
     """The vma may have huge pages, by its flags (and the setting, unless `forced`), and there is room for one."""
+    cdef Mapping *m
     if v.flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB):
         return False
     if v.mapping:                   # tmpfs asks the mount, not the setting; another file would have to be executable
-        if not w.mappings[v.mapping].shmem or not forced and (not w.mappings[v.mapping].huge or not w.thp_enabled) \
-                or (v.start - v.pgoff) & (THP_PAGES - 1):
+        m = &w.mappings[v.mapping]
+        if not m.shmem or m.kind != MAPPING_FILE or (v.start - v.pgoff) & (THP_PAGES - 1) \
+                or not forced and not (m.huge and w.thp_enabled):
             return False
     elif not forced and not thp_allowed(w, v):
         return False
