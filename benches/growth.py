@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import sys
-import time
 
-from fastmlock.studies.storm import Storm, run
+from fastmlock.studies.bench import exits
+from fastmlock.studies.storm import Storm
 
 KERNELS = ("5.17-rc2", "5.18")
 STEPS = {
@@ -25,10 +25,9 @@ def main() -> int:
         for step in steps:
             line = f"{what:20}{step['procs']:7}{step['pages']:8}{step['cpus']:6}  "
             for kernel in KERNELS:
-                begin = time.process_time()
-                result = run(Storm(coarse=coarse, **step), kernel)
-                spent = (time.process_time() - begin) * result.run_s / (result.run_s + result.setup_s)
-                line += f"{1e9 * spent / result.entries:20.0f}{1e9 * spent / result.events:10.0f}"
+                storm = Storm(coarse=coarse, **step)
+                spent, events = exits(storm, kernel)
+                line += f"{1e9 * spent / storm.procs / storm.pages:20.0f}{1e9 * spent / events:10.0f}"
             print(line, flush=True)
     return 0
 

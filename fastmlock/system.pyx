@@ -310,6 +310,14 @@ cdef class System(Processes):
         online_pages(self.w, first, first + pages)
         return 0, 0
 
+    def swapoff(self):
+        """swapoff(2) of the swap device: all that lies there comes back, into locked VMAs too. EINVAL if none is on. (A real
+        one is refused where memory would not suffice: the model takes what it needs.) -> (ret, errno)"""
+        if not self.w.swap_pages:
+            return -1, _errno.EINVAL
+        self.make_room(self.w.swap_used)
+        return self.call(self.controller, F_SWAPOFF)
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL

@@ -142,7 +142,7 @@ def changed(records, rng, times):
     for _ in range(times):
         step = rng.choice(records[1:])
         regions = [region for state in step["p"].values() for region in state["reg"].values()]
-        lists = [region["pg"] for region in regions] + list(step["f"].values())
+        lists = [pages for pages in (*(region["pg"] for region in regions), *step["f"].values()) if pages]
         match rng.randrange(12):
             case 0:
                 step["ret"] = rng.choice((0, 1, -1))

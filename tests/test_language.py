@@ -90,6 +90,7 @@ def test_every_recorded_scenario_is_understood():
     ("p0 madvise A 0 4 unmergeable", c.Madvise, {"advice": 13}),
     ("oomkill p1", c.OomKill, {"victim": 1}),
     ("reap p1", c.Reap, {"victim": 1}),
+    ("swapoff", c.Swapoff, {}),
     ("reclaim 40", c.Reclaim, {"pages": 40}),
     ("race p0 munlock A 0 1 | truncate F 0 : p0 for 2, truncate to end, p0 on", c.Race,
      {"parties": ("p0", "truncate")}),

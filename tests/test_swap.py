@@ -8,6 +8,8 @@ import pytest
 
 from fastmlock.audit.consistency import problems
 from fastmlock.cli import main
+from fastmlock.fuzz.generate import program
+from fastmlock.fuzz.pair import against_exact
 from fastmlock.observe import meminfo, smaps, status
 from fastmlock.reference import ReferenceSystem
 from fastmlock.reference.consistency import problems as reference_problems
@@ -158,3 +160,23 @@ def test_the_command_line_can_switch_it(tmp_path, capsys) -> None:
         assert f'"pg": [[0, 3, "{kind}"' in capsys.readouterr().out.splitlines()[-1]
     assert main(["run", str(scenario), "--kernel", "6.1", "--swap", "1"]) == 2
     assert "give 0, or 2 to 1048576 pages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2", "5.17-rc2+07", "5.18", "6.1", "6.12", "6.18"])
+def test_swapoff_brings_everything_back(kernel):
+    """Random programs with swap, which is switched off two thirds in: both models in the same state."""
+    done = 0
+    for index in range(40):
+        lines = program("swapoff", index).splitlines()
+        if not any(line.startswith("swap ") for line in lines):
+            continue
+        lines.insert(len(lines) * 2 // 3, "swapoff")
+        outcome = against_exact(lines, lambda: System(kernel), lambda: ReferenceSystem(kernel))
+        assert outcome.difference is None, (index, outcome.difference)
+        done += 1
+    assert done > 8
+
+
+def test_swapoff_without_swap():
+    for system in (System("6.1"), ReferenceSystem("6.1")):
+        assert system.swapoff() == (-1, 22)

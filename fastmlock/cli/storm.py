@@ -36,6 +36,11 @@ def register(commands: Any) -> None:
                      help="one more locker that stays, before or after the others in i_mmap order (none)")
     sub.add_argument("--mappers", metavar="M[,M...]", type=_numbers, default=[0],
                      help="further processes that map and read the file and never lock it (0)")
+    sub.add_argument("--maps", metavar="K", type=int, default=1,
+                     help="times that each of these maps the file, touching it through the first only (1)")
+    sub.add_argument("--leave", default="exit", metavar="HOW", help=(
+        "exit; or munlock: each process munlocks and goes on, and another thread of it has its first write to a page "
+        "of its own meanwhile (exit)"))
     sub.add_argument("--bystanders", metavar="B", type=int, default=0,
                      help="further ones that map and unmap a page of the file in a loop meanwhile (0)")
     sub.add_argument("--interleave", action="store_true",
@@ -55,10 +60,13 @@ def register(commands: Any) -> None:
         "how sure is the comparison: draws so many tables of costs (64) and prints intervals and what matters most"))
     sub.add_argument("--until", metavar="EVENT", help=(
         "search the smallest number of processes, from --procs up, that makes a watchdog report: hung-task, "
-        "soft-lockup "
-        "or rcu-stall; --cpus is then 64 unless given"))
+        "soft-lockup or rcu-stall; --cpus is then 64 unless given"))
+    sub.add_argument("--vary", metavar="WHAT", default="procs", help=(
+        "with --until: search procs, or mappers from --mappers up (procs)"))
     sub.add_argument("--most", metavar="N", type=int, default=4096,
-                     help="with --until: processes to try at most (4096)")
+                     help="with --until: how many of them to try at most (4096)")
+    sub.add_argument("--hung-task-timeout-secs", metavar="S", type=int, help=(
+        "the sysctl of that name: how long a task sleeps until it counts as hung (120)"))
     sub.add_argument("--checkpoint", metavar="DIR", help="keep the state there, every minute and when interrupted")
     sub.add_argument("--checkpoint-s", metavar="S", type=float, default=60.0, help="or every so many seconds (60)")
     sub.add_argument("--resume", action="store_true", help="go on from --checkpoint DIR; storms not begun start anew")
@@ -95,19 +103,27 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.sure is not None and arguments.sure < 5:
         raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
     if arguments.until:
-        from fastmlock.studies.search import EVENTS
+        from fastmlock.studies.search import EVENTS, VARIES
         if arguments.until not in EVENTS:
             raise InputError(f"--until {arguments.until}: one of {', '.join(EVENTS)} is needed")
-        if len(arguments.procs) > 1:
-            raise InputError("--until: one number of processes to begin with is needed, not several")
-        if arguments.most < arguments.procs[0]:
-            raise InputError(f"--most {arguments.most}: at least --procs {arguments.procs[0]} is needed")
+        if arguments.vary not in VARIES:
+            raise InputError(f"--vary {arguments.vary}: one of {', '.join(VARIES)} is needed")
+        if len(arguments.procs) > 1 or len(arguments.mappers) > 1:
+            raise InputError("--until: one number of processes and of mappers to begin with is needed, not several")
+        first = getattr(arguments, arguments.vary)[0]
+        if arguments.most < max(first, 1):
+            raise InputError(f"--most {arguments.most}: at least --{arguments.vary} {max(first, 1)} is needed")
         arguments.cpus = 64 if arguments.cpus is None else arguments.cpus
     try:
         costs = Costs.load(arguments.costs) if arguments.costs else None
+        if arguments.hung_task_timeout_secs is not None:
+            if arguments.hung_task_timeout_secs < 1:
+                raise InputError(f"--hung-task-timeout-secs {arguments.hung_task_timeout_secs}: at least 1 is needed")
+            costs = (costs or Costs.default()).replace(hung_task=arguments.hung_task_timeout_secs * 10**9)
         storms = [Storm(procs=procs, pages=arguments.pages, nodes=arguments.nodes, machine=arguments.machine,
                         cpus=max(2, procs + arguments.bystanders) if arguments.cpus is None else arguments.cpus,
-                        order=arguments.order, survivor=arguments.survivor, mappers=mappers,
+                        order=arguments.order, leave=arguments.leave, survivor=arguments.survivor, mappers=mappers,
+                        maps=arguments.maps,
                         interleave=arguments.interleave, bystanders=arguments.bystanders,
                         stagger_ns=arguments.stagger_ns, coarse=arguments.coarse, seed=arguments.seed,
                         locks=tuple(arguments.lock), costs=costs)
@@ -162,16 +178,19 @@ def _sure(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
 
 
 def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
-    from fastmlock.studies.search import smallest
+    from fastmlock.studies.search import VARIES, Trial, smallest
     from fastmlock.studies.storm import StormError
 
+    what = VARIES[arguments.vary]
+
+    def tell(number: int, trial: Trial) -> None:
+        came = f"{arguments.until} reported" if trial.tripped else "no report"
+        print(f"  {number:6} {what}: {came}, virtual time {trial.end_ns / 1e9:.4g} s", flush=True)
+
     for name in names:
-        def tell(procs: int, tripped: bool, ns: int) -> None:
-            what = f"{arguments.until} reported" if tripped else "no report"
-            print(f"  {procs:6} processes: {what}, virtual time {ns / 1e9:.4g} s", flush=True)
         print(f"{name}: {storm.pages} pages, {storm.cpus} CPUs ({storm.machine})", flush=True)
         try:
-            found = smallest(storm, name, arguments.until, most=arguments.most, tell=tell)
+            found = smallest(storm, name, arguments.until, most=arguments.most, vary=arguments.vary, tell=tell)
         except StormError as error:
             raise InputError(f"no {arguments.until} up to there: {error}") from None
         print(found.sentence())

@@ -108,6 +108,8 @@ cdef enum Flow:
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     F_OFFLINE               # offline_pages: a = first frame, b = end; ret = frames still in use
     F_CPU_DEAD              # page_alloc_cpu_dead: a = cpu
+    F_SWAPOFF               # sys_swapoff
+    F_UNUSE_PTE             # a = vma, b = vpn
     F_HUGETLB_FAULT         # hugetlb_fault: as F_FAULT
     F_HUGETLB_UNMAP         # __unmap_hugepage_range_final: a = vma, b = start, c = end
     # synthetic.pyx

@@ -7,7 +7,7 @@ at a request.
 from fastmlock.flows.frame cimport *
 from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory, hugetlb, khugepaged,
                               ksm, mlock, mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split,
-                              swapin, synthetic, unmap)
+                              swapin, swapoff, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -42,6 +42,7 @@ oom.register(TABLE)
 shm.register(TABLE)
 split.register(TABLE)
 swapin.register(TABLE)
+swapoff.register(TABLE)
 hotplug.register(TABLE)
 brk.register(TABLE)
 ksm.register(TABLE)

@@ -40,9 +40,10 @@ cdef inline void cpu_before(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
 cdef inline int64_t latency(Mach *m, int a, int b) noexcept nogil:
     """One-way transfer of a line from cpu a to cpu b, ns; 0 if they are the same."""
     cdef uint32_t x = m.pos[a] ^ m.pos[b]
-    if x < NODE_FIELD:
-        return m.level_ns[31 - __builtin_clz(2 * x + 1)]
-    return m.node_ns[m.cpu_node[a] * m.nr_nodes + m.cpu_node[b]]
+    # both are read, and one chosen: a processor cannot guess which
+    cdef int near_ns = m.level_ns[31 - __builtin_clz(2 * x + 1)]
+    cdef int far_ns = m.node_ns[m.cpu_node[a] * m.nr_nodes + m.cpu_node[b]]
+    return near_ns + (far_ns - near_ns & -<int> (x >= NODE_FIELD))
 
 
 cdef inline int line_owner(Line line) noexcept nogil:
@@ -55,16 +56,23 @@ cdef inline bint line_in_memory(Mach *m, Line line) noexcept nogil:
     return owner < 0 or (line >> CPU_BITS) < m.evicted_ns[owner]
 
 
-cdef inline void line_fill(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
-    """Counts a line that came into the cpu's cache; the oldest sixteenth of its lines goes at a time."""
-    cdef Cpu *p = &m.cpus[cpu]
-    m.clock.transfers += 1
-    p.fills += 1
-    if p.fills >= m.epoch_lines:
-        p.fills = 0
+cdef inline int fill(Mach *m, Cpu *p, int cpu, int fills, int64_t t_ns) noexcept nogil:
+    """A line has come into the cpu's cache, which has brought in `fills` since its epoch began: how many now. The oldest
+    sixteenth of its lines goes at a time."""
+    fills += 1
+    if fills >= m.epoch_lines:
+        fills = 0
         p.epoch = (p.epoch + 1) & 15
         m.evicted_ns[cpu] = p.epochs[p.epoch]
         p.epochs[p.epoch] = t_ns
+    return fills
+
+
+cdef inline void line_fill(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
+    """Counts a line that came into the cpu's cache."""
+    cdef Cpu *p = &m.cpus[cpu]
+    m.clock.transfers += 1
+    p.fills = fill(m, p, cpu, p.fills, t_ns)
 
 
 cdef inline int64_t line_move(Mach *m, int owner, int cpu, int64_t waits_ns) noexcept nogil:

@@ -8,10 +8,10 @@ between taking it and giving it back.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from fastmlock.flows.step cimport flow_fn, flow_table, step_with
-from fastmlock.machine.core cimport (account, charge, cpu_at, latency, line_fill, line_move, line_owner,
+from fastmlock.machine.core cimport (account, charge, cpu_at, fill, latency, line_move, line_owner,
                                      stat_acquired, stat_released)
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
-from fastmlock.machine.queue cimport queue_rival, queue_set
+from fastmlock.machine.queue cimport queue_again
 from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
                                       up_read, up_write)
 from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
@@ -32,57 +32,65 @@ cdef enum:
                             # optimization manual, data prefetching); a page record is a line
 
 
-cdef inline int64_t page_touch(Mach *m, Cpu *p, int cpu, int64_t page, int64_t t_ns, int64_t atomics) noexcept nogil:
-    """The page's line is written: what line_rmw() does; but one near the page touched before, from memory or (if the
-    machine knows what that takes) from another cpu, was on its way."""
-    cdef Line line = m.pages[page]
-    cdef int owner = line_owner(line)
-    cdef int64_t busy_ns = line >> CPU_BITS
-    cdef int64_t waits_ns
-    cdef int64_t step = page - p.last_page
-    cdef bint near = step and -PREFETCH_LINES <= step <= PREFETCH_LINES
-    cdef int node
-    p.last_page = page
-    if owner >= 0 and busy_ns >= m.evicted_ns[owner]:
-        waits_ns = busy_ns - t_ns
-        if waits_ns > 0:
-            t_ns = busy_ns
-        if owner != cpu:
-            t_ns += m.row_ns if near and m.row_ns else line_move(m, owner, cpu, waits_ns)
-            line_fill(m, cpu, t_ns)
-    elif near:
-        t_ns += m.costs.prefetch_ns
-        line_fill(m, cpu, t_ns)
-    else:
-        if busy_ns > t_ns:
-            t_ns = busy_ns
-        node = m.w.pages[page].node
-        t_ns += m.memory_ns[m.cpu_node[cpu] * m.nr_nodes + node]
-        line_fill(m, cpu, t_ns)
-    t_ns += atomics * m.costs.atomic_ns
-    m.pages[page] = (t_ns << CPU_BITS) | (cpu + 1)
+cdef inline int64_t touches_time(Mach *m, World *w, Cpu *p, int cpu, int64_t t_ns) noexcept nogil:
+    """When the lines of the pages just logged are written, one after another from `t_ns` on: what line_rmw() does to each;
+    but one near the page touched before, from memory or (if the machine knows what that takes) from another cpu, was on
+    its way. What the loop needs of the machine is read before it: the compiler cannot know that no line is a part of it."""
+    cdef Line *pages = m.pages
+    cdef int64_t *evicted_ns = m.evicted_ns
+    cdef uint64_t *touch = w.touch
+    cdef uint64_t *end = touch + w.nr_touch
+    cdef int64_t atomic_ns = m.costs.atomic_ns
+    cdef int64_t last = p.last_page
+    cdef int64_t page, busy_ns, waits_ns
+    cdef int fills = p.fills, came = 0
+    cdef int owner
+    cdef Line line
+    w.nr_touch = 0
+    w.last_touch = 0
+    while touch < end:
+        page = <int64_t> (touch[0] >> 32)
+        line = pages[page]
+        owner = line_owner(line)
+        busy_ns = line >> CPU_BITS
+        if owner >= 0 and busy_ns >= evicted_ns[owner]:
+            waits_ns = busy_ns - t_ns
+            t_ns = max(t_ns, busy_ns)
+            if owner != cpu:
+                t_ns += m.row_ns if m.row_ns and near(page, last) else line_move(m, owner, cpu, waits_ns)
+                came += 1
+                fills = fill(m, p, cpu, fills, t_ns)
+        else:
+            if near(page, last):
+                t_ns += m.costs.prefetch_ns
+            else:
+                t_ns = max(t_ns, busy_ns) + m.memory_ns[m.cpu_node[cpu] * m.nr_nodes + w.pages[page].node]
+            came += 1
+            fills = fill(m, p, cpu, fills, t_ns)
+        t_ns += <int64_t> <uint32_t> touch[0] * atomic_ns
+        pages[page] = (t_ns << CPU_BITS) | (cpu + 1)
+        last = page
+        touch += 1
+    p.last_page = last
+    p.fills = fills
+    m.clock.transfers += came
     return t_ns
 
 
-cdef inline int64_t segment_time(Mach *m, World *w, int cpu, int64_t t_ns) noexcept nogil:
+cdef inline bint near(int64_t page, int64_t last) noexcept nogil:
+    return page != last and -PREFETCH_LINES <= page - last <= PREFETCH_LINES
+
+
+cdef inline int64_t segment_time(Mach *m, World *w, Cpu *p, int cpu, int64_t t_ns) noexcept nogil:
     """When the work and the touches that the flow has just logged are over. Clears them."""
-    cdef Cpu *p = &m.cpus[cpu]
     cdef int64_t *acct = &m.acct[cpu * NR_ACCOUNTS]
     cdef int64_t ps = w.spent_ps
-    cdef int64_t *touch
-    cdef int64_t *end
     if ps:
         w.spent_ps = 0
         t_ns += <int64_t> (<uint64_t> (ps + 500) / 1000)
         charge(p, acct, t_ns, ACC_WORK)
     if w.nr_touch:
-        touch = <int64_t *> w.touch
-        end = touch + w.nr_touch
-        w.nr_touch = 0
-        w.last_touch = 0
-        while touch < end:
-            t_ns = page_touch(m, p, cpu, touch[0] >> 32, t_ns, <uint32_t> touch[0])
-            touch += 1
+        t_ns = touches_time(m, w, p, cpu, t_ns)
         charge(p, acct, t_ns, ACC_PAGE_LINE)
     return t_ns
 
@@ -244,7 +252,8 @@ cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, 
     Which cpu is next is decided by a branch, not read from the queue, so that a processor can guess it and begin.
     """
     cdef World *w = m.w
-    cdef int task = m.cpus[cpu].curr - 1
+    cdef Cpu *p = &m.cpus[cpu]
+    cdef int task = p.curr - 1
     cdef TaskRec *r
     cdef Task *t
     cdef int64_t end_ns, key, rival
@@ -254,10 +263,10 @@ cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, 
         return m.queue.tree[1]
     r = &m.tasks[task]
     t = &w.tasks[task]
-    if t_ns >= m.cpus[cpu].tick_ns and not r.irqs_off and (r.phase <= PH_REQ or r.phase == PH_DELAY):
+    if t_ns >= p.tick_ns and not r.irqs_off and (r.phase <= PH_REQ or r.phase == PH_DELAY):
         cpu_at(m, cpu, sched_tick(m, cpu, t_ns))
         return m.queue.tree[1]
-    limit_ns = min(limit_ns, m.cpus[cpu].tick_ns)
+    limit_ns = min(limit_ns, p.tick_ns)
     if r.phase != PH_STEP:
         t_ns = resume(m, cpu, task, r, t_ns)
         if t_ns == WAIT:
@@ -268,18 +277,18 @@ cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, 
         if req == REQ_ERROR:
             m.clock.error = 1
             return m.queue.tree[1]
-        end_ns = segment_time(m, w, cpu, t_ns)
+        end_ns = segment_time(m, w, p, cpu, t_ns)
         if end_ns > t_ns:
             key = end_ns << CPU_BITS | cpu
+            rival = queue_again(&m.queue, key)
             if req != REQ_WORK:
                 r.phase = PH_REQ
-                queue_set(&m.queue, key)
-                return m.queue.tree[1]
-            r.phase = PH_STEP
-            rival = queue_rival(&m.queue, cpu)
-            if key > rival or end_ns >= limit_ns or m.clock.events >= last:
-                queue_set(&m.queue, key)
                 return rival if key > rival else key
+            r.phase = PH_STEP
+            if key > rival:
+                return rival
+            if end_ns >= limit_ns or m.clock.events >= last:
+                return key
             m.clock.now_ns = end_ns
             m.clock.events += 1
             t_ns = end_ns

@@ -156,7 +156,7 @@ cdef class Machine:
         for name, value in self.traits.items():
             record[name] = value
         self.m.traits = (<LockTraits *><uintptr_t>record.ctypes.data)[0]
-        a["clock"]["next_sample_ns"] = self.m.costs.watchdog_sample_ns
+        a["clock"]["next_sample_ns"] = min(self.m.costs.watchdog_sample_ns, self.m.costs.hung_task_ns)
         a["clock"]["next_hung_ns"] = self.m.costs.hung_task_ns
         self.fit()
 

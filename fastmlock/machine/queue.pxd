@@ -26,16 +26,21 @@ cdef inline int64_t queue_key(Queue *q, int cpu) noexcept nogil:
     return q.tree[q.size.width + q.slot[cpu]] if q.slot[cpu] >= 0 else INT64_MAX
 
 
-cdef inline int64_t queue_rival(Queue *q, int cpu) noexcept nogil:
-    """The earliest key of all others; the cpu has one itself."""
+cdef inline int64_t queue_again(Queue *q, int64_t key) noexcept nogil:
+    """queue_set() of the cpu whose event is the earliest; returns the earliest key of all others.
+
+    That is known before the new key is: one pass that waits for no comparison with it.
+    """
     cdef int64_t *tree = q.tree
-    cdef uint64_t at = <uint64_t> (q.size.width + q.slot[cpu])
-    cdef int64_t key = INT64_MAX, other
+    cdef uint64_t at = <uint64_t> (q.size.width + q.slot[key & CPU_MASK])
+    cdef int64_t rival = INT64_MAX, other
+    tree[at] = key
     while at > 1:
         other = tree[at ^ 1]
         at >>= 1
-        key = other if other < key else key
-    return key
+        rival = other if other < rival else rival
+        tree[at] = key if key < rival else rival
+    return rival
 
 
 cdef inline void queue_resize(Queue *q, int width) noexcept nogil:

@@ -3,14 +3,15 @@
 
 They look at fixed instants: the first two every 4 s (2/5 of watchdog_thresh), khungtaskd every 120 s. A cpu
 on which something could have been scheduled since (a context switch, a reschedule point, idling, plain
-preemptible work) is healthy. A hung task is one that sleeps uninterruptibly with the same number of context
-switches at two looks at least 120 s apart, so a sleep is reported between 120 and 240 s after it began.
+preemptible work) is healthy. A hung task is one that sleeps uninterruptibly (and not killably) with the same number of
+context switches at two looks at least 120 s apart, so a sleep is reported between 120 and 240 s after it began.
 """
 from libc.stdint cimport int64_t
 from fastmlock.machine.types cimport (MAX_REPORTS, PH_DELAY, PH_RW_HANDOFF, PH_RW_OSQ, REPORT_HUNG_TASK,
                                       REPORT_RCU_STALL, REPORT_SOFT_LOCKUP, TASK_UNINTERRUPTIBLE, Cpu, Mach,
                                       Report, TaskRec)
-from fastmlock.state.types cimport Task
+from fastmlock.flows.frame cimport F_ACCESS_REMOTE_VM, F_COLLAPSE, F_COLLAPSE_FILE, F_EXIT_MMAP
+from fastmlock.state.types cimport LK_MMAP, Task
 
 cdef enum:
     HUNG_REPORTS = 10       # sysctl_hung_task_warnings
@@ -58,13 +59,24 @@ cdef void check_cpus(Mach *m, int64_t t_ns) noexcept nogil:
             p.stall_ns = t_ns
 
 
+cdef bint killable(TaskRec *r, Task *t) noexcept nogil:
+    """It waits for a mmap_lock in a way that a fatal signal would end (TASK_KILLABLE): system calls that take it for
+    write, and access_remote_vm(). Faults, populate, exit_mmap() and khugepaged do not wait so."""
+    cdef int fn = t.stack[t.depth].fn if t.depth >= 0 else 0
+    if not r.waiting or r.wait_class != LK_MMAP:
+        return False
+    if r.wait_write:
+        return fn != F_EXIT_MMAP and fn != F_COLLAPSE and fn != F_COLLAPSE_FILE
+    return fn == F_ACCESS_REMOTE_VM
+
+
 cdef void check_tasks(Mach *m, int64_t t_ns) noexcept nogil:
     """check_hung_uninterruptible_tasks()"""
     cdef TaskRec *r
     cdef int task
     for task in range(m.nr_tasks):
         r = &m.tasks[task]
-        if r.state != TASK_UNINTERRUPTIBLE or r.switches == 0:
+        if r.state != TASK_UNINTERRUPTIBLE or r.switches == 0 or killable(r, &m.w.tasks[task]):
             continue
         if r.switches != r.seen_switches:
             r.seen_switches = r.switches
@@ -75,9 +87,11 @@ cdef void check_tasks(Mach *m, int64_t t_ns) noexcept nogil:
 
 
 cdef void watchdog(Mach *m, int64_t t_ns) noexcept nogil:
-    """The samples due at `t_ns`, which is next_sample_ns."""
-    check_cpus(m, t_ns)
+    """The looks due at `t_ns`, which is next_sample_ns."""
+    cdef int64_t sample_ns = m.costs.watchdog_sample_ns
+    if t_ns % sample_ns == 0:
+        check_cpus(m, t_ns)
     if t_ns >= m.clock.next_hung_ns:
         check_tasks(m, t_ns)
         m.clock.next_hung_ns += m.costs.hung_task_ns
-    m.clock.next_sample_ns += m.costs.watchdog_sample_ns
+    m.clock.next_sample_ns = min((t_ns // sample_ns + 1) * sample_ns, m.clock.next_hung_ns)

@@ -19,6 +19,7 @@ from . import (
     shmem,
     swap,
     swapfile,
+    swapoff,
     truncate,
     vmscan,
 )
@@ -193,6 +194,14 @@ class ReferenceSystem(Processes):
             return -1, EINVAL
         first = max(pfn - pfn % BLOCK, FIRST_FRAME)
         return self.offline_pages(first, min(pfn - pfn % BLOCK + BLOCK, self.k.next_pfn) - first)
+
+    def swapoff(self) -> tuple[int, int]:
+        """All that is swapped out comes back."""
+        k = self._control()
+        if k.swap is None:
+            return -1, EINVAL
+        swapoff.swapoff(k, [*self._files, *self._shared_anon], self.address_spaces()[::-1])
+        return OK
 
     def drop_caches(self, what: int) -> tuple[int, int]:
         """Bit 0: the page cache. Bit 1: slab objects, among them inodes of files that nobody holds; none here."""

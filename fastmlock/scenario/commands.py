@@ -88,6 +88,11 @@ class Compact(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Swapoff(Command):
+    """swapoff of the device that was switched on at the start. Not the recorder's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaim(Command):
     """One pass of reclaim over at most `pages` pages of each active and each inactive file list. Not the recorder's."""
 

@@ -362,6 +362,7 @@ CONTROLLER: dict[str, tuple[str, _Parser]] = {
     "khugepaged": ("khugepaged", lambda at, *_: c.Khugepaged(*at)),
     "compact": ("compact", lambda at, *_: c.Compact(*at)),
     "reclaim": ("reclaim N", _reclaim),
+    "swapoff": ("swapoff", lambda at, *_: c.Swapoff(*at)),
     "reap": ("reap pJ", _reap),
     "ksm": ("ksm 0|1|2", _ksm),
     "oomkill": ("oomkill pJ", _oom_kill),

@@ -409,6 +409,13 @@ def _peek(system: SystemUnderTest, command: c.Peek, pid: int, region: Region) ->
     return system.peek(pid, _address(region, command.offset), command.write)
 
 
+def _swapoff(system: SystemUnderTest) -> Reply:
+    swapoff = getattr(system, "swapoff", None)
+    if swapoff is None:
+        raise NotSupported("swapoff on this system")
+    return Reply(*swapoff())
+
+
 def _offline(system: SystemUnderTest, command: c.Offline, pid: int, region: Region) -> tuple[int, int]:
     offline = getattr(system, "offline_block", None)
     if offline is None:
@@ -489,6 +496,7 @@ CONTROLLER: dict[type, Callable[..., Reply]] = {
     c.Khugepaged: lambda runner, command: runner.khugepaged(),
     c.Compact: lambda runner, command: _written(runner.system.compact()),
     c.Reclaim: lambda runner, command: _reclaim(runner, command),
+    c.Swapoff: lambda runner, command: _swapoff(runner.system),
     c.Reap: lambda runner, command: _reap(runner, command),
     c.Ksm: lambda runner, command: _written(runner.system.ksm(command.run)),
     c.OomKill: lambda runner, command: _oom_kill(runner, command),

@@ -1,7 +1,8 @@
 """How many processes does it take? The smallest storm that makes a watchdog of the kernel speak up.
 
-The number of processes is doubled until one storm trips the watchdog, then the gap is halved. That finds the
-smallest number if more processes are never better; whether they were, in what was tried, is part of the answer.
+The number of processes that leave, or of others that map the file, is doubled until one storm trips the watchdog, then
+the gap is halved. That finds the smallest number if more are never better; whether they were, in what was tried, is
+part of the answer. Where no storm trips it, the answer says how near the worst came.
 """
 
 from __future__ import annotations
@@ -9,98 +10,165 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fastmlock.flows.ids import FLOWS
+from fastmlock.machine.costs import Costs
 from fastmlock.machine.layout import REPORTS
+from fastmlock.machine.machine import LOCK_CLASSES, Machine
 from fastmlock.machine.report import watchdog_lines
-from fastmlock.studies.storm import SLICE_EVENTS, Progress, Storm, prepare, releases
+from fastmlock.studies.storm import SLICE_EVENTS, Progress, Storm, StormError, prepare, releases, start
 
 #: what a search may look for -> the kind of report
 EVENTS = {name.replace(" ", "-"): name for name in REPORTS}
 
 
+#: what may be searched for: field of a storm -> what the answer calls it
+VARIES = {"procs": "processes", "mappers": "mappers"}
+SPINLOCKS = ("lru_lock", "ptl")
+
+
+def patience_ns(costs: Costs | None, event: str) -> int:
+    """How long it must last at least for the watchdog to report it."""
+    table = costs or Costs.default()
+    return int(table[EVENTS[event].replace(" ", "_")].ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What came of one storm."""
+
+    tripped: bool
+    dmesg: tuple[str, ...]  #: the reports' lines
+    end_ns: int  #: virtual time at which it was over, or the watchdog spoke up
+    wait_ns: int  #: the longest wait for a lock, of those that the watchdog could have seen and that came to an end
+    wait_lock: str  #: whose it was; "" if nobody waited
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a search came to. `procs` is None if no storm that was tried tripped the watchdog."""
+    """What a search came to. `number` is None if no storm that was tried tripped the watchdog."""
 
     kernel: str
     event: str
-    procs: int | None
-    tried: dict[int, bool]  #: processes -> tripped, in the order in which they were tried
-    dmesg: tuple[str, ...]  #: the first report of the smallest storm that trips
-    end_ns: int  #: virtual time at which the largest harmless storm was over
+    vary: str  #: what was searched (VARIES)
+    number: int | None
+    trials: dict[int, Trial]  #: number -> what came of it, in the order in which they were tried
+    patience_ns: int
+
+    @property
+    def dmesg(self) -> tuple[str, ...]:
+        """The reports of the smallest storm that trips the watchdog."""
+        return () if self.number is None else self.trials[self.number].dmesg
 
     @property
     def monotone(self) -> bool:
         """No storm that was tried is harmless while a smaller one is not."""
-        return self.procs is None or all(tripped for n, tripped in self.tried.items() if n >= self.procs)
+        return self.number is None or all(trial.tripped for n, trial in self.trials.items() if n >= self.number)
 
     def sentence(self) -> str:
-        largest = max((n for n, tripped in self.tried.items() if not tripped), default=0)
-        if self.procs is None:
-            return (
-                f"{self.kernel}: no {self.event} with up to {max(self.tried)} processes; the largest storm was over "
-                f"after {self.end_ns / 1e9:.3g} s"
+        what = VARIES[self.vary]
+        if self.number is None:
+            most = max(self.trials)
+            text = (
+                f"{self.kernel}: no {self.event} with up to {most} {what}; the largest storm was over after "
+                f"{self.trials[most].end_ns / 1e9:.3g} s"
             )
-        text = (
-            f"{self.kernel}: {self.procs} processes are the smallest number found that trips the {self.event} detector"
-        )
-        text += f"; {self.procs - 1} do not" if self.procs - 1 in self.tried else ""
+            return text + "; " + self._why()
+        text = f"{self.kernel}: {self.number} {what} are the smallest number found that trips the {self.event} detector"
+        text += f"; {self.number - 1} do not" if self.number - 1 in self.trials else ""
         if not self.monotone:
+            largest = max(n for n, trial in self.trials.items() if not trial.tripped)
             return text + f", but {largest} do not either: more are not always worse here, and smaller ones may"
         return (
-            text + f" ({len(self.tried)} sizes tried, and among them more were never better; the others were not tried)"
+            text + f" ({len(self.trials)} sizes tried, and among them more were never better; the others were not "
+            "tried)"
+        )
+
+    def _why(self) -> str:
+        kind = "sleep" if self.event == "hung-task" else "spinning"
+        n, worst = max(self.trials.items(), key=lambda item: item[1].wait_ns)
+        if not worst.wait_ns:
+            return f"nobody waited, and it takes {self.patience_ns / 1e9:g} s"
+        return (
+            f"the longest {kind} in one go was {worst.wait_ns / 1e9:.3g} s, for {worst.wait_lock} with {n} "
+            f"{VARIES[self.vary]}, and it takes {self.patience_ns / 1e9:g} s or more"
         )
 
 
-def trips(storm: Storm, kernel: str, event: str, progress: Progress | None = None) -> tuple[bool, tuple[str, ...], int]:
-    """Runs the storm until the watchdog reports `event` or all are gone.
+def longest_wait(machine: Machine, event: str) -> tuple[int, str]:
+    """The longest wait so far for a lock that one sleeps for, or (other events) spins for: ns and whose."""
+    found = [
+        (int(stat["waittime_max"]), f"{name} ({('read', 'write')[write]})" if name not in SPINLOCKS else name)
+        for name, row in zip(LOCK_CLASSES, machine.lock_stat)
+        for write, stat in enumerate(row)
+        if stat["contentions"] and (name in SPINLOCKS) == (event != "hung-task")
+    ]
+    return max(found, default=(0, ""))
 
-    Returns whether it did, the report's lines, and the virtual time then, ns.
-    """
+
+def trips(storm: Storm, kernel: str, event: str, progress: Progress | None = None) -> Trial:
+    """Runs the storm until the watchdog reports `event` or all are gone."""
     system, machine, leavers = prepare(storm, kernel)
     kind = REPORTS.index(EVENTS[event])
-    start = system.counts["munlocks"]
+    begin = system.counts["munlocks"]
     for group in releases(storm, machine, leavers):
         for pid, at_ns in group:
-            machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
+            start(storm, machine, leavers, pid, at_ns)
         while machine.run(max_events=SLICE_EVENTS):
             if progress:
                 progress(
                     f"{kernel}: {storm.procs} processes",
-                    min(1.0, (system.counts["munlocks"] - start) / (storm.procs * storm.pages)),
+                    min(1.0, (system.counts["munlocks"] - begin) / (storm.procs * storm.pages)),
                 )
             if (machine.reports["kind"] == kind).any():
                 break
         if (machine.reports["kind"] == kind).any():
-            return True, tuple(watchdog_lines(machine, kernel=kernel)), machine.now_ns
-    return False, (), machine.end_ns()
+            lines = tuple(watchdog_lines(machine, kernel=kernel))
+            return Trial(tripped=True, dmesg=lines, end_ns=machine.now_ns, wait_ns=0, wait_lock="")
+    wait_ns, wait_lock = longest_wait(machine, event)
+    return Trial(tripped=False, dmesg=(), end_ns=machine.end_ns(), wait_ns=wait_ns, wait_lock=wait_lock)
 
 
 def smallest(
-    storm: Storm, kernel: str, event: str, *, most: int, tell: Callable[[int, bool, int], None] | None = None
+    storm: Storm,
+    kernel: str,
+    event: str,
+    *,
+    most: int,
+    vary: str = "procs",
+    tell: Callable[[int, Trial], None] | None = None,
 ) -> Found:
-    """The smallest number of processes, at most `most`, whose storm trips the detector; `storm.procs` is where the
-    search begins. All else of the storm stays, CPUs too.
+    """The smallest number of processes (or what else `vary` says), at most `most`, whose storm trips the detector; the
+    storm's own number is where the search begins. All else of the storm stays, CPUs too.
 
-    tell : called with processes, whether they tripped it, and the virtual time, ns, after each storm
+    tell : called with the number and what came of it after each storm
 
     Raises StormError where a storm that is asked for does not fit into memory.
     """
-    tried: dict[int, bool] = {}
-    lines: dict[int, tuple[str, ...]] = {}
-    ends: dict[int, int] = {0: 0}
+    if vary not in VARIES:
+        raise StormError(f"--vary {vary}: one of {', '.join(VARIES)} is needed")
+    trials: dict[int, Trial] = {}
 
-    def attempt(procs: int) -> bool:
-        tried[procs], lines[procs], ends[procs] = trips(replace(storm, procs=procs), kernel, event)
+    def attempt(number: int) -> bool:
+        one = replace(storm, procs=number) if vary == "procs" else replace(storm, mappers=number)
+        trials[number] = trips(one, kernel, event)
         if tell:
-            tell(procs, tried[procs], ends[procs])
-        return tried[procs]
+            tell(number, trials[number])
+        return trials[number].tripped
 
-    low, n = 0, min(storm.procs, most)
+    def found(number: int | None) -> Found:
+        return Found(
+            kernel=kernel,
+            event=event,
+            vary=vary,
+            number=number,
+            trials=trials,
+            patience_ns=patience_ns(storm.costs, event),
+        )
+
+    low, n = 0, min(max(1, getattr(storm, vary)), most)
     while not attempt(n):
         low = n
         if n == most:
-            return Found(kernel=kernel, event=event, procs=None, tried=tried, dmesg=(), end_ns=ends[n])
+            return found(None)
         n = min(2 * n, most)
     high = n
     while high - low > 1:
@@ -109,4 +177,4 @@ def smallest(
             high = middle
         else:
             low = middle
-    return Found(kernel=kernel, event=event, procs=high, tried=tried, dmesg=lines[high], end_ns=ends[low])
+    return found(high)

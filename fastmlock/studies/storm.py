@@ -25,8 +25,8 @@ from fastmlock.machine.locks import lock_options
 from fastmlock.machine.machine import LOCK_CLASSES, Machine
 from fastmlock.machine.report import watchdog_lines
 from fastmlock.machine.topology import Topology
-from fastmlock.scenario.system import (MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE_SIZE, PROT_READ,
-                                       PROT_WRITE)
+from fastmlock.scenario.system import (MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, PAGE_SIZE,
+                                       PROT_READ, PROT_WRITE)
 from fastmlock.state.layout import K, STRUCTS
 from fastmlock.studies.checkpoint import Checkpoint
 from fastmlock.studies.memory import available_bytes
@@ -34,7 +34,11 @@ from fastmlock.system import System
 
 ADDRESS = 0x100000000000
 SLICE_EVENTS = 1 << 20
+MAX_MAP_COUNT = 65530
+ASIDE = 0x200000000000          # where a process's other thread has a page of its own
+ASIDE_NS = 1000                 # how long after its process's call that thread touches it
 ORDERS = ("together", "in-turn", "newest-first")
+LEAVES = ("exit", "munlock")
 SURVIVORS = ("none", "before", "after")
 
 Progress = Callable[[str, float], None]
@@ -73,9 +77,12 @@ class Storm:
     nodes: int | None = None            #: default: the machine's own
     machine: str = "generic"            #: a preset of fastmlock.machine, or a file (Topology.load)
     order: str = "together"             #: or "in-turn" (oldest first), "newest-first"
+    leave: str = "exit"                 #: or "munlock": a call of a process that goes on, while another thread of it
+                                        #: writes to a page of its own for the first time
     survivor: str = "none"              #: one more locker that stays, "before" or "after" the leavers in i_mmap
     interleave: bool = False            #: the file's pages are spread over the nodes in turn
     mappers: int = 0                    #: further processes that map and touch the file and never lock it
+    maps: int = 1                       #: times that each of these maps it, touching it through the first one only
     bystanders: int = 0                 #: further ones, each on a CPU of its own, that map and unmap a page of the
                                         #: file in a loop until the leavers are gone: writers of i_mmap_rwsem
     stagger_ns: int = 400               #: between one process's release and the next: one waker wakes them in turn
@@ -87,15 +94,21 @@ class Storm:
     latencies: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0), ("bystanders", 0),
-                            ("stagger_ns", 0), ("seed", 0)):
+        for name, least in (("procs", 1), ("pages", 1), ("cpus", 1), ("mappers", 0), ("maps", 1),
+                            ("bystanders", 0), ("stagger_ns", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise StormError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
         if self.bystanders >= self.cpus:
             raise StormError(f"--bystanders {self.bystanders}: fewer than the {self.cpus} CPUs are needed, since "
                              "each has one to itself")
+        if self.maps > MAX_MAP_COUNT:
+            raise StormError(f"--maps {self.maps}: at most {MAX_MAP_COUNT} fit a process (vm.max_map_count)")
+        if self.maps * self.pages > ADDRESS // PAGE_SIZE:
+            raise StormError(f"--maps {self.maps}: so many of {self.pages} pages do not fit below {ADDRESS:#x}")
         if self.order not in ORDERS:
             raise StormError(f"--order {self.order}: one of {', '.join(ORDERS)} is needed")
+        if self.leave not in LEAVES:
+            raise StormError(f"--leave {self.leave}: one of {', '.join(LEAVES)} is needed")
         if self.bystanders and self.order != "together":
             raise StormError(f"--bystanders {self.bystanders}: only with --order together; "
                              "they go on until all have left")
@@ -129,15 +142,19 @@ class Storm:
         """Records that the world will hold, by pool; nothing grows during the storm."""
         tables = self.pages // 512 + 2
         n = self.mapped_by + 2
-        return {"pages": self.pages + 1024, "cache": self.pages + 64, "vmas": n + 16, "nodes": n + 128, "mms": n + 8,
-                "tasks": n + 8, "leaves": n * tables, "tables": n * (tables // 512 + 5), "ptes": 64,
-                "anon_vmas": n + 32, "avcs": n + 128}
+        threads = self.procs if self.leave == "munlock" else 0
+        vmas = n + self.mappers * (self.maps - 1) + threads
+        return {"pages": self.pages + 1024 + threads, "cache": self.pages + 64, "vmas": vmas + 16, "nodes": vmas + 128,
+                "mms": n + 8 + threads, "tasks": n + 8 + threads, "leaves": n * tables + threads,
+                "tables": n * (tables // 512 + 5) + 3 * threads, "ptes": 64 + threads,
+                "anon_vmas": n + 32 + threads, "avcs": n + 128 + threads}
 
     def nbytes(self) -> int:
         """About what the arrays take, world and machine together."""
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
         size = {"pages": STRUCTS["Page"].itemsize + 12, "leaves": STRUCTS["Leaf"].itemsize + 24, "tables": 2048,
+                "vmas": STRUCTS["Vma"].itemsize, "nodes": STRUCTS["TreeNode"].itemsize,
                 "tasks": STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024}
         return int(sum(c[pool] * each for pool, each in size.items())) + (64 << 20)
 
@@ -240,8 +257,13 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet,
         system.mmap(pid, ADDRESS, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         if lock:
             system.mlock(pid, ADDRESS, length)
+            if storm.leave == "munlock":
+                system.mmap(pid, ASIDE, PAGE_SIZE, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, None, 0)
         else:
             system.touch(pid, ADDRESS, storm.pages, False)
+            for i in range(1, storm.maps):          # downwards, as the kernel places them
+                system.mmap(pid, ADDRESS - i * length, length, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
         pids.append(pid)
         if checkpoint and checkpoint.due():
             checkpoint.write(system, None, meta)
@@ -260,7 +282,21 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet,
     for i in range(storm.bystanders):
         machine.start(system.spawn(cpu=topology.cpus - 1 - i), 0, flow=FLOWS["F_MAP_LOOP"],
                       args=(ADDRESS, file, leavers[0], leavers[0] + storm.procs))
+    if storm.leave == "munlock":
+        for pid in leavers:
+            thread = system.spawn(cpu=(system.tasks[pid]["cpu"] + storm.procs) % (topology.cpus - storm.bystanders))
+            system.tasks[thread]["mm"] = system.tasks[pid]["mm"]        # its own stays empty
     return system, machine, leavers
+
+
+def start(storm: Storm, machine: Machine, leavers: list[int], pid: int, at_ns: int) -> None:
+    """The process `pid`, one of the leavers, begins to leave at `at_ns` of virtual time."""
+    if storm.leave == "exit":
+        machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
+        return
+    machine.start(pid, at_ns, flow=FLOWS["F_SYS_MUNLOCK"], args=(ADDRESS, storm.pages * PAGE_SIZE))
+    thread = leavers[-1] + 1 + (storm.survivor == "after") + storm.bystanders + leavers.index(pid)
+    machine.start(thread, at_ns + ASIDE_NS, flow=FLOWS["F_TOUCH"], args=(ASIDE // PAGE_SIZE, 1, 1))
 
 
 def releases(storm: Storm, machine: Machine, leavers: list[int]) -> Iterator[list[tuple[int, int]]]:
@@ -317,7 +353,7 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
             if number < meta["started"]:
                 continue
             for pid, at_ns in group:
-                machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
+                start(storm, machine, leavers, pid, at_ns)
             meta["started"] = number + 1
             go()
     except KeyboardInterrupt:
@@ -330,7 +366,8 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
     progress(what, 1.0)
 
     tasks = machine.tasks[leavers]
-    loops = range(leavers[-1] + 1 + (storm.survivor == "after"), system.nr_tasks)
+    first = leavers[-1] + 1 + (storm.survivor == "after")
+    loops = range(first, first + storm.bystanders)
     loop_ns = int(sum(machine.tasks[pid]["exit_ns"] - machine.tasks[pid]["start_ns"] for pid in loops))
     rounds = int(sum(system.tasks[pid]["ret"] for pid in loops))
     cpu_ns = machine.cpu_ns()
@@ -352,4 +389,5 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
     )
 
 
-__all__ = ["DOING", "LOCK_CLASSES", "ORDERS", "SURVIVORS", "Storm", "StormError", "StormResult", "prepare", "run"]
+__all__ = ["DOING", "LEAVES", "LOCK_CLASSES", "ORDERS", "SURVIVORS", "Storm", "StormError", "StormResult", "prepare",
+           "run", "start"]
