@@ -23,7 +23,6 @@ cdef enum:
     FT_AROUND = 4
     FT_AROUND_DONE = 5
     FT_PAGE = 6
-    FT_PAGE_ADDED = 7
     FT_PAGE_LOCKED = 8
     FT_MAP = 9
     FT_MAPPED = 10
@@ -39,7 +38,6 @@ cdef enum:
     FT_OLD_LOCKED = 20
     FT_OLD_MUNLOCKED = 21
     FT_OLD_DONE = 22
-    FT_OLD_PUT = 23
     FT_UNLOCK = 24
     FT_DONE = 25
     FT_MKWRITE = 26
