@@ -14,12 +14,13 @@ NOT_MODELLED = {
     <int>F_SYS_REMAP_FILE_PAGES: "remap_file_pages of huge pages of hugetlb",
     <int>F_SYS_MREMAP: "mremap", <int>F_SYS_MADVISE: "madvise", <int>F_SYS_MPROTECT: "mprotect",
     <int>F_COLLAPSE: "collapse of memory that is swapped out",
-    <int>F_SHRINK_PAGE: "reclaim of a lazily freed huge page",
-    <int>F_COLLAPSE_FILE: "MADV_COLLAPSE of a file",
+    <int>F_SHRINK_PAGE: "reclaim of a huge page that was freed lazily or, on this kernel, of a file, and is not split first",
+    <int>F_COLLAPSE_FILE: "collapse of a file that is swapped out",
+    <int>F_SPLIT_PAGE: "truncation within a huge page, which this kernel splits into smaller large folios",
+    <int>F_TRUNCATE: "truncation within a huge page that somebody holds",
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_MIGRATE: "migration of a KSM page",
-    <int>F_SHRINK_LIST: "a scan of a list with huge pages",
 }
 
 
@@ -119,10 +120,10 @@ cdef class KernelEntry(View):
     def fine(self, bint on):
         self.w.fine = on
 
-    def new_mapping(self, long pages, bint shmem):
+    def new_mapping(self, long pages, bint shmem, bint huge=False):
         cdef World *w = self.w
         cdef Mapping *m
-        slots = max(pages, 1)
+        slots = (pages | 511) + 1 if huge else max(pages, 1)
         self.reserve(mappings=1, cache=slots)
         mapping = w.mappings_used
         w.mappings_used += 1
@@ -131,5 +132,6 @@ cdef class KernelEntry(View):
         m.capacity = slots
         m.size = pages
         m.shmem = shmem
+        m.huge = huge
         w.cache_used += slots
         return mapping

@@ -129,9 +129,16 @@ class Traits:
     folio_page_flags: int = 0       #: /proc/kpageflags shows of every page of a THP the flags of the whole (6.9)
     pt_reclaim: int = 0             #: MADV_DONTNEED of all that a page table covers frees the table (6.14)
     huge_zero_cow: int = 0          #: a write to the huge zero page gets a THP, not ptes (6.13)
-    huge_pmd_accessed: int = 0      #: zapping a young huge pmd of a file marks it accessed (6.12)
+    huge_pmd_accessed: int = 0      #: zapping a young huge pmd of a file marks it accessed (6.13)
     collapse_read_only: int = 0     #: memory that may not be written is collapsed too (6.17)
     cow_reuse_large: int = 0        #: a large folio all of whose references are one mm's maps is not copied (6.15)
+    walk_marks_thp: int = 1         #: the walk for other lockers marks a THP of a file too (5.10 does not)
+    split_smaller: int = 0          #: truncation splits a THP into large folios, not pages (6.15): refused
+    shmem_swaps_whole: int = 0      #: a THP of tmpfs is reclaimed without being split (6.12): refused
+    collapse_ptes: int = 0          #: ptes of a THP that a pmd could map are collapsed too (6.1)
+    retract_all: int = 0            #: collapse of a file takes everybody's page tables, without mmap_lock (6.6)
+    partial_dirties: int = 1        #: a hole in a THP of a file dirties what is left of it (5.17)
+    nohuge_no_pmd: int = 0          #: MADV_NOHUGEPAGE keeps pmds from mapping a file's THPs (6.12)
     mlock_whole_folio: int = 0      #: rmap adding of all ptes of a large folio at once mlocks it (6.17)
     split_zeroes: int = 0           #: splitting a THP gives its zero-filled pages up for the zero page (6.12)
     cow_frees_swap_cache: int = 1 #: a COW's old page that nobody maps any more leaves the swap cache (5.14)
@@ -170,24 +177,26 @@ def with_patches(base: Traits, first: int) -> Traits:
 
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
-                zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0, secretmem=0)
+                zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0,
+                walk_marks_thp=0, partial_dirties=0, secretmem=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,
                  zap_keeps_swap=0, hugetlb_dontneed=1)
-_V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, exit_mmap_read=1,
+_V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, collapse_ptes=1, exit_mmap_read=1,
                brk_finds_vma=1, gup_populates_stack=0, hugetlb_dontneed=2, hugetlb_lazy_fork=1,
                locked_count_clamps=1, dontunmap_splits=1, secretmem_locks=0,
                rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
-                 folio_page_flags=1, huge_pmd_accessed=1, split_zeroes=1,
+                 folio_page_flags=1, split_zeroes=1, nohuge_no_pmd=1, retract_all=1, shmem_swaps_whole=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
                  hugetlb_restores=1, munmap_errors=1,
                  ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
                  secretmem_locks=1,
-                 pt_reclaim=1, huge_zero_cow=1, cow_reuse_large=1, collapse_read_only=1, mlock_whole_folio=1,
+                 pt_reclaim=1, huge_pmd_accessed=1, split_smaller=1, huge_zero_cow=1, cow_reuse_large=1,
+                 collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
                  shmem_swapin_direct=1, dontunmap_splits=0)
 

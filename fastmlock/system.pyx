@@ -21,6 +21,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.hotplug cimport online_pages
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.hugetlb cimport set_max_huge_pages
+from fastmlock.mm.page cimport page_compound
 from fastmlock.state.debug cimport CHECKS
 from fastmlock.state.types cimport *
 
@@ -95,13 +96,15 @@ cdef class System(Processes):
         lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
-        if huge:
-            raise NotSupported("huge pages of files")
+        if huge and fs != "tmpfs":
+            raise NotSupported(f"huge pages of {fs}")
         if pages < 0:
             raise ValueError(f"a file of {pages} pages")
         if fs == "hugetlb":
             return self.new_hugetlb(pages)
-        file = self.new_mapping(pages, fs != "ext4")
+        if huge:
+            self.need_huge()
+        file = self.new_mapping(pages, fs != "ext4", huge)
         if fs == "shm":
             self.shm_owner[file] = owner
         self.w.mappings[file].interleave = interleave
@@ -119,6 +122,7 @@ cdef class System(Processes):
         """Room in the page cache for `pages` pages of the file."""
         cdef Mapping *m = &self.w.mappings[file]
         if pages > m.capacity:
+            pages = (pages | 511) + 1 if m.huge else pages
             old = self.cache[m.base:m.base + m.capacity].copy()
             self.reserve(cache=pages)
             m = &self.w.mappings[file]
@@ -318,9 +322,17 @@ cdef class System(Processes):
         self.make_room(self.w.swap_used)
         return self.call(self.controller, F_SWAPOFF)
 
+    def huge_beyond_end(self, int file):
+        """A THP at the end of the file is only partly within, which tmpfs's own shrinker looks for."""
+        cdef Mapping *m = &self.w.mappings[file]
+        cdef uint32_t page = find_get_page(self.w, file, m.size) if m.huge and m.size & 511 else 0
+        return page != 0 and page_compound(self.w, page)
+
     def drop_caches(self, int what):
         if not 1 <= what <= 4:
             return -1, _errno.EINVAL
+        if what & 2 and any(self.huge_beyond_end(file) for file in range(1, self.w.mappings_used)):
+            raise NotSupported("drop_caches of a huge page that lies partly behind the end of its file")
         if what & 2 and self.w.huge_zero:
             self.call(self.controller, F_SPLIT_DEFERRED)        # among the shrinkers of slab objects
         if what & 1:

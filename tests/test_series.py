@@ -504,7 +504,7 @@ def test_explanation_names_what_is_there(number):
         assert re.search(rf"\b{name}\b", sources), name
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13])
 def test_explanation_shows_a_difference(number):
     lines = list(explain(number))
     before, after = SERIES[number - 1], SERIES[number]

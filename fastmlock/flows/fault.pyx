@@ -46,14 +46,37 @@ cdef enum:
     FT_PUT = 29
     FT_TRUNCATED = 30
     FT_HUGE = 31
+    FT_PMD_AROUND = 32
+    FT_PMD = 33
+    FT_PTE = 34
 
 
 cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
     """Flags of a fresh entry of a page before any write: shared writable mappings of files that do not track writes
     are writable at once, all others are not."""
     if v.flags & VM_SHARED and v.flags & VM_WRITE and w.mappings[v.mapping].shmem:
-        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE | (PTE_DIRTY if w.tr.dirty_ptes and test(w, page, PG_dirty) else 0)
+        return PTE_PRESENT | PTE_YOUNG | PTE_WRITE | (
+            PTE_DIRTY if w.tr.dirty_ptes and test(w, compound_head(w, page), PG_dirty) else 0)
     return PTE_PRESENT | PTE_YOUNG
+
+
+cdef inline uint32_t first_cached(World *w, Vma *v, int64_t first, int64_t last) noexcept nogil:
+    """The first page of a fault's surroundings that could be mapped, 0 if none can."""
+    cdef int64_t vpn
+    cdef uint32_t page
+    for vpn in range(first, last + 1):
+        page = find_get_page(w, v.mapping, linear_page_index(v, vpn))
+        if page and linear_page_index(v, vpn) < w.mappings[v.mapping].size \
+                and not test(w, compound_head(w, page), PG_locked | PG_readahead):
+            return page
+    return 0
+
+
+cdef inline bint double_map(World *w, uint32_t page) noexcept nogil:
+    """To 03: a pte is going to map part of a file's THP, which may not be mlocked from now on. True if it is."""
+    cdef uint32_t head = compound_head(w, page)
+    w.pages[head].flags |= PG_double_map
+    return test(w, head, PG_mlocked)
 
 
 cdef inline bint reuse_large_folio(World *w, Vma *v, uint32_t head) noexcept nogil:
@@ -108,9 +131,11 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 return ret(t, 0)
             if not v.mapping and pmd_none(w, f.i) and thp_allowed(w, v) and covers_pmd(v, vpn):
                 return call(w, t, f, FT_HUGE, F_HUGE_FAULT, f.a, vpn, write)
+        page = w.huge_zero != 0 and v.mapping != 0 and pmd_none(w, f.i)
         f.i = alloc_leaf(w, v.mm, vpn)
         if not f.i:
             return REQ_ERROR
+        w.leaves[f.i].none = page           # of a file: until a THP or a pte is mapped there
         pte = pte_get(w, f.i, entry)
         if pte & PTE_MIGRATION:             # migration_entry_wait(), then the fault is taken again
             return ask(t, f, FT_BEGIN, REQ_WAIT_PAGE, LK_PAGE, compound_head(w, pte_pfn(pte)))
@@ -159,21 +184,33 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                                       | (PTE_WRITE if v.flags & VM_WRITE else 0)), 0, 0)
         return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
 
-    # ---- fault-around: cached pages of the 64 KiB window, within vma, table and file
+    # ---- fault-around: cached pages of the 64 KiB window, within vma, table and file; or the THP that they are part of
+    if f.pc == FT_PMD_AROUND:
+        f.pc = FT_AROUND
+        if t.res:
+            return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_AROUND:
         first = max(vpn & ~<int64_t>(FAULT_AROUND - 1), v.start)
         last = min(min((vpn | 511), v.end - 1), first + FAULT_AROUND - 1)
         if f.d < 0:
             f.d = first
+            if w.leaves[f.i].none:
+                page = first_cached(w, v, first, last)
+                if page and page_compound(w, page):
+                    return call(w, t, f, FT_PMD_AROUND, F_SET_PMD, f.a, vpn, page, 0)
         while f.d <= last:
             pgoff = f.d - v.start + v.pgoff
             f.d += 1
             work(w, WK_PTE, 1)
             page = find_get_page(w, v.mapping, pgoff)
-            if (not page or pgoff >= w.mappings[v.mapping].size or test(w, page, PG_locked | PG_readahead)
+            if (not page or pgoff >= w.mappings[v.mapping].size or test(w, compound_head(w, page), PG_locked | PG_readahead)
                     or pte_get(w, f.i, <int>((f.d - 1) & 511))):
                 continue
-            get_page(w, page)
+            if not w.tr.p04 and page_compound(w, page) and double_map(w, page):
+                f.d -= 1
+                return call(w, t, f, FT_AROUND, F_CLEAR_MLOCK, compound_head(w, page))
+            w.leaves[f.i].none = 0
+            get_page(w, compound_head(w, page))
             page_add_file_rmap(w, t.cpu, page)
             w.mms[v.mm].rss += 1
             pte_set(w, f.i, <int>((f.d - 1) & 511), mk_pte(page, base_prot(w, v, page)), v.mapping, pgoff)
@@ -214,19 +251,23 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = FT_PAGE_FREE
             return REQ_NONE
         if f.j:
-            get_page(w, f.j)
-            return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
+            get_page(w, compound_head(w, f.j))
+            return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, compound_head(w, f.j))
         if not w.mappings[v.mapping].shmem:
             if v.flags & VM_RAND_READ:
                 return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff, 1)
             return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff)
-        f.j = shmem_alloc(w, t, v.mapping, pgoff)
-        if not f.j:
+        if not v.flags & VM_NOHUGEPAGE and huge_hole(w, v.mapping, pgoff):
+            page = shmem_alloc_huge(w, t, v.mapping, pgoff)
+            f.j = find_get_page(w, v.mapping, pgoff)
+        else:
+            page = f.j = shmem_alloc(w, t, v.mapping, pgoff)
+        if not page:
             return REQ_ERROR
-        get_page(w, f.j)
-        w.pages[f.j].flags |= PG_locked
+        get_page(w, page)
+        w.pages[page].flags |= PG_locked
         f.pc = FT_PAGE_LOCKED
-        if lru_cache_add(w, t.cpu, f.j):
+        if lru_cache_add(w, t.cpu, page):
             return call(w, t, f, FT_PAGE_LOCKED, F_PVEC, t.cpu, PVEC_LRU_ADD)
     if f.pc == FT_PAGE_FREE:
         if f.k:                         # the page meant for a copy is given back behind the read-ahead
@@ -237,6 +278,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         return REQ_NONE
     if f.pc == FT_TRUNCATED:
         f.pc = FT_PAGE_FREE
+        f.j = compound_head(w, f.j)
         if put_page_testzero(w, f.j):
             return call(w, t, f, FT_PAGE_FREE, F_FREE_PAGE, f.j)
         return REQ_NONE
@@ -245,7 +287,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             if f.k:
                 free_page(w, t.cpu, f.k)
                 f.k = 0
-            return ask(t, f, FT_TRUNCATED, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
+            return ask(t, f, FT_TRUNCATED, REQ_UNLOCK_PAGE, LK_PAGE, compound_head(w, f.j))
         if write and not v.flags & VM_SHARED:
             work(w, WK_COPY, 1)
         elif write and not w.mappings[v.mapping].shmem:
@@ -256,6 +298,18 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             if f.k:
                 free_page(w, t.cpu, f.k)
             return ask(t, f, FT_PTL_FREE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
+        if not f.k and page_compound(w, f.j):
+            if w.leaves[f.i].none:
+                return call(w, t, f, FT_PMD, F_SET_PMD, f.a, vpn, f.j, write)
+            f.pc = FT_PTE
+        else:
+            f.pc = FT_PTE
+    if f.pc == FT_PMD:
+        f.pc = FT_MAPPED if t.res else FT_PTE
+    if f.pc == FT_PTE:
+        if not f.k and not w.tr.p04 and page_compound(w, f.j) and double_map(w, f.j):
+            return call(w, t, f, FT_PTE, F_CLEAR_MLOCK, compound_head(w, f.j))
+        w.leaves[f.i].none = 0
         w.mms[v.mm].rss += 1
         if f.k:
             page_add_new_anon_rmap(w, t.cpu, f.k, v, vpn)
@@ -265,7 +319,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 return called
             f.pc = FT_COW_SET
         else:
-            get_page(w, f.j)
+            get_page(w, compound_head(w, f.j))
             page_add_file_rmap(w, t.cpu, f.j)
             pte_set(w, f.i, entry, mk_pte(f.j, base_prot(w, v, <uint32_t>f.j)
                                           | (PTE_WRITE | PTE_DIRTY if write else 0)),
@@ -280,10 +334,12 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                                       | (PTE_WRITE if v.flags & VM_WRITE else 0)), 0, 0)
         f.pc = FT_MAPPED
     if f.pc == FT_MAPPED:
+        f.j = compound_head(w, f.j)
         if write and v.flags & VM_SHARED:
             w.pages[f.j].flags |= PG_dirty      # fault_dirty_shared_page
         return ask(t, f, FT_PTL_FREE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_PTL_FREE:
+        f.j = compound_head(w, f.j)
         return ask(t, f, FT_PUT, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
     if f.pc == FT_PUT:
         if put_page_testzero(w, f.j):
@@ -299,7 +355,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j and v.flags & VM_SHARED:
             if w.mappings[v.mapping].shmem:
                 pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
-                w.pages[f.j].flags |= PG_dirty
+                w.pages[compound_head(w, f.j)].flags |= PG_dirty
                 return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
             get_page(w, f.j)
             return ask(t, f, FT_MKWRITE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
@@ -360,8 +416,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if not f.j:
             return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         f.pc = FT_OLD_CLEARED
-        if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
-            return call(w, t, f, FT_OLD_CLEARED, F_CLEAR_MLOCK, f.j)
+        if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, compound_head(w, f.j), PG_mlocked):
+            return call(w, t, f, FT_OLD_CLEARED, F_CLEAR_MLOCK, compound_head(w, f.j))
     if f.pc == FT_OLD_CLEARED:
         f.j = compound_head(w, f.j)
         if w.tr.p04 and pte_munlocks(w, v, f.j):

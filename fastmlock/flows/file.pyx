@@ -6,7 +6,7 @@ The specification, section 2.8, and the recordings.
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
-from fastmlock.mm.interval_tree cimport tree_next
+from fastmlock.mm.interval_tree cimport tree_next_overlap
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.swapfile cimport free_swap_and_cache
 from fastmlock.mm.vma cimport vma_pages
@@ -30,12 +30,15 @@ cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
         m.size = max(m.size, f.b + f.i)
         if page:
             if not f.d & FILE_SYNCED:
-                w.pages[page].flags |= PG_dirty
+                w.pages[compound_head(w, page)].flags |= PG_dirty
             if m.shmem and mark_page_accessed(w, t.cpu, page):
                 return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
             continue
-        page = shmem_alloc(w, t, <uint32_t>f.a, f.b + f.i - 1) if m.shmem \
-            else add_to_page_cache(w, t, <uint32_t>f.a, f.b + f.i - 1)
+        if huge_hole(w, <uint32_t>f.a, f.b + f.i - 1):
+            page = shmem_alloc_huge(w, t, <uint32_t>f.a, f.b + f.i - 1)
+        else:
+            page = shmem_alloc(w, t, <uint32_t>f.a, f.b + f.i - 1) if m.shmem \
+                else add_to_page_cache(w, t, <uint32_t>f.a, f.b + f.i - 1)
         if not page:
             return REQ_ERROR
         if m.shmem:
@@ -91,7 +94,7 @@ cdef int unmap_mapping_range(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, ZF_NEXT, REQ_DOWN_READ if w.tr.i_mmap_read_truncate else REQ_DOWN_WRITE, LK_I_MMAP,
                    <uint32_t>f.a)
     if f.pc == ZF_NEXT:
-        f.i = next_overlap(w, m.root, f.i, f.b, f.c - 1)
+        f.i = tree_next_overlap(w, m.root, f.i, f.b, f.c - 1)
         if not f.i:
             return ask(t, f, ZF_DONE, REQ_UP_READ if w.tr.i_mmap_read_truncate else REQ_UP_WRITE, LK_I_MMAP,
                        <uint32_t>f.a)
@@ -109,39 +112,11 @@ cdef int unmap_mapping_range(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, 0)
 
 
-cdef uint32_t next_overlap(World *w, uint32_t root, uint32_t after, int64_t first, int64_t last) noexcept nogil:
-    """Next node in tree order that overlaps [first, last]: the plain in-order walk."""
-    cdef uint32_t node = after, child
-    if not node:
-        node = root
-        while node and w.nodes[node].left:
-            node = w.nodes[node].left
-    else:
-        node = successor(w, node)
-    while node and not (w.nodes[node].first <= last and w.nodes[node].last >= first):
-        node = successor(w, node)
-    return node
-
-
-cdef uint32_t successor(World *w, uint32_t node) noexcept nogil:
-    cdef uint32_t parent
-    if w.nodes[node].right:
-        node = w.nodes[node].right
-        while w.nodes[node].left:
-            node = w.nodes[node].left
-        return node
-    parent = w.nodes[node].parent
-    while parent and w.nodes[parent].right == node:
-        node = parent
-        parent = w.nodes[node].parent
-    return parent
-
-
 # ---- truncation and invalidation, a pagevec at a time
 cdef inline void pagevec_lookup(World *w, Frame *f, PageVec *pv, int64_t end, bint swapped) noexcept nogil:
     """Fills a batch with the next pages of file a, from page b + i on and below `end`, a reference to each; j = 0. With
     `swapped` those that are swapped out too, as their offset in the file, of kind 1. What stands for pages that were
-    reclaimed is cleared."""
+    reclaimed is cleared. A THP is one entry, and passed over if part of it lies outside."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
     while f.b + f.i < end and pv.nr < w.tr.pvec_size:
@@ -154,11 +129,28 @@ cdef inline void pagevec_lookup(World *w, Frame *f, PageVec *pv, int64_t end, bi
             pv.page[pv.nr] = <uint32_t>(f.b + f.i - 1)
             pv.kind[pv.nr] = 1
             pv.nr += 1
+        elif page and page_compound(w, page):
+            f.i = <int32_t>(w.pages[compound_head(w, page)].index + THP_PAGES - f.b)
+            if not test(w, page, PG_tail) and f.b + f.i <= end:
+                get_page(w, page)
+                pv.page[pv.nr] = page
+                pv.nr += 1
         elif page:
             get_page(w, page)
             pv.page[pv.nr] = page
             pv.nr += 1
     f.j = 0
+
+
+cdef inline uint32_t partial_folio(World *w, Frame *f, int64_t end) noexcept nogil:
+    """Head of a THP that lies partly in [b, end) of file a, 0 if there is none."""
+    cdef uint32_t page = find_get_page(w, <uint32_t>f.a, f.b)
+    if not page or not page_compound(w, page):
+        page = find_get_page(w, <uint32_t>f.a, end - 1)
+    if not page or not page_compound(w, page):
+        return 0
+    page = compound_head(w, page)
+    return page if w.pages[page].index < f.b or w.pages[page].index + THP_PAGES > end else 0
 
 
 cdef enum:
@@ -171,12 +163,15 @@ cdef enum:
     TR_DRAINED = 7
     TR_RELEASED = 8
     TR_AGAIN = 9
+    TR_PARTIAL = 10
+    TR_SPLIT = 11
+    TR_SPLIT_UNLOCKED = 12
 
 
 cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
     """Pages [b, c) of mapping a go. d = the new size in pages (truncate: private copies go too, and the range is
-    unmapped once more behind it), or -1 (hole punch: they stay). i = position, relative to b, j = batch entry,
-    k = the batch has pages."""
+    unmapped once more behind it), or -1 (hole punch: they stay). A THP that lies partly in the range is split, and its
+    pages go in another round. i = position, relative to b, j = batch entry, k = the batch has pages, or the THP."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef int ti = task_index(w, t)
     cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
@@ -196,6 +191,11 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = TR_PAGE
             f.k = 0
             if not pv.nr:
+                if w.huge_zero and end > f.b:
+                    f.k = partial_folio(w, f, end)
+                    if f.k:
+                        get_page(w, f.k)
+                        return ask(t, f, TR_PARTIAL, REQ_LOCK_PAGE, LK_PAGE, f.k)
                 if f.d >= 0:
                     return call(w, t, f, TR_AGAIN, F_ZAP_FILE, f.a, f.b, f.c, 0)
                 return sysret(t, 0, 0)
@@ -216,20 +216,43 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = TR_DRAINED
             if f.k:
                 return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
+        if f.pc == TR_PARTIAL and w.tr.split_smaller:
+            w.unsupported = F_SPLIT_PAGE
+            w.error = ERR_UNSUPPORTED
+            return REQ_ERROR
+        if f.pc == TR_PARTIAL:
+            if w.tr.partial_dirties:                    # its part in the range is cleared first
+                w.pages[f.k].flags |= PG_dirty
+            return call(w, t, f, TR_SPLIT, F_SPLIT_PAGE, f.k)
+        if f.pc == TR_SPLIT:
+            if not t.res:
+                w.unsupported = f.fn
+                w.error = ERR_UNSUPPORTED
+                return REQ_ERROR
+            return ask(t, f, TR_SPLIT_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, f.k)
+        if f.pc == TR_SPLIT_UNLOCKED:
+            f.i = 0
+            f.pc = TR_GATHER
+            if put_page_testzero(w, f.k):
+                return call(w, t, f, TR_GATHER, F_FREE_PAGE, f.k)
+            continue
         if f.pc == TR_PAGE_LOCKED:
             page = pv.page[f.j]
             if w.pages[page].mapping != <uint32_t>f.a:          # it left the file while its lock was waited for
                 f.j += 1
                 return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
             f.pc = TR_PAGE_UNMAPPED
-            if w.pages[page].mapcount:
-                return call(w, t, f, TR_PAGE_UNMAPPED, F_ZAP_FILE, f.a, w.pages[page].index, w.pages[page].index + 1,
-                            ZAP_KEEP_COWED)
+            if page_mapped(w, page):
+                return call(w, t, f, TR_PAGE_UNMAPPED, F_ZAP_FILE, f.a, w.pages[page].index,
+                            w.pages[page].index + nr_pages(w, page), ZAP_KEEP_COWED)
         if f.pc == TR_PAGE_UNMAPPED:
             page = pv.page[f.j]
             w.pages[page].flags &= ~<uint32_t>PG_dirty
-            delete_from_page_cache(w, <uint32_t>f.a, w.pages[page].index, False)
-            w.pages[page].refcount -= 1             # the cache's; the batch holds another
+            if page_compound(w, page):
+                delete_thp_from_page_cache(w, page)
+            else:
+                delete_from_page_cache(w, <uint32_t>f.a, w.pages[page].index, False)
+                w.pages[page].refcount -= 1             # the cache's; the batch holds another
             f.j += 1
             return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
         if f.pc == TR_DRAINED:
@@ -287,12 +310,14 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
                 f.j += 1
                 if p.mapping != <uint32_t>f.a:
                     continue
-                if p.flags & (PG_dirty | PG_locked) or p.mapcount or p.refcount > 2:
+                if p.flags & (PG_dirty | PG_locked) or page_mapped(w, page) or p.refcount > 1 + nr_pages(w, page):
                     f.k += 1
                     # deactivate_file_page: not for unevictable pages
                     if not p.flags & PG_unevictable:
                         if pvec_add(w, t.cpu, PVEC_DEACTIVATE_FILE, page, 0):
                             return call(w, t, f, IV_PAGE, F_PVEC, t.cpu, PVEC_DEACTIVATE_FILE)
+                elif page_compound(w, page):
+                    delete_thp_from_page_cache(w, page)
                 else:
                     delete_from_page_cache(w, <uint32_t>f.a, p.index, False)
                     p.refcount -= 1

@@ -72,6 +72,7 @@ cdef enum Flow:
     F_TRY_TO_UNMAP          # a = page; res = unmapped everywhere
     F_SHRINK_PAGE           # shrink_page_list of one isolated page: a = page, b = SHRINK_...; res = freed
     F_PAGE_REFERENCED       # page_referenced: a = page; res = SEEN_..., or -1
+    F_THP_REFERENCED        # page_referenced of a THP: a = head; res = SEEN_..., or -1
     F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
     F_SYS_RECLAIM           # a = pages of each list, -1 for all that can be had; ret = freed
     F_OOM_REAP              # a = mm
@@ -85,12 +86,16 @@ cdef enum Flow:
     F_HUGE_FAULT            # do_huge_pmd_anonymous_page: a = vma, b = vpn, c = write; res = 1
     F_HUGE_WP               # do_huge_pmd_wp_page: a = vma, b = vpn; res = done, or 0: a matter of ptes
     F_SPLIT_PMD             # split_huge_pmd: a = vma, b = vpn
+    F_SET_PMD               # do_set_pmd: a = vma, b = vpn, c = page, d = write; ptl held; res = mapped
     F_ZAP_PMD               # zap_huge_pmd: a = vma, b = vpn
     F_COPY_HUGE_PMD         # a = vma, b = child's vma, c = vpn
     F_SPLIT_PAGE            # split_huge_page: a = head, locked and referenced by the caller; b = tails to the gather; res = split
     F_SPLIT_DEFERRED        # deferred_split_scan: every THP that is mapped in part
     F_COLLAPSE              # collapse_huge_page: a = vma, b = vpn; res = collapsed
-    F_COLLAPSE_FILE         # collapse_file: a = vma, b = vpn; res = collapsed
+    F_COLLAPSE_FILE         # collapse_file: a = mapping | mm << 32, b = first page; res = SCAN_...
+    F_COLLAPSE_FILE_PMD     # one pmd of a file: as F_COLLAPSE
+    F_COLLAPSE_PTES         # collapse_pte_mapped_thp: a = vma, b = vpn, c = a pmd takes their place; res = SCAN_...
+    F_RETRACT_TABLES        # retract_page_tables: a = mapping | mm << 32, b = first page
     F_KHUGEPAGED            # one scan of everything that may be collapsed
     F_MADV_COLLAPSE         # a = vma, b = start, c = end; res = 0 or -errno
     F_SWAP_FAULT            # do_swap_page: as F_FAULT

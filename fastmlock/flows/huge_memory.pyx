@@ -62,6 +62,32 @@ cdef int do_huge_pmd_anonymous_page(World *w, Task *t, Frame *f) noexcept nogil:
     return ret(t, 1)
 
 
+# ---- do_set_pmd
+cdef int do_set_pmd(World *w, Task *t, Frame *f) noexcept nogil:
+    """The pmd at vpn b of vma a is none, and page c of a file's THP, which d = is written, belongs there: the pmd maps the
+    THP if it fits. A lock of its own, but from 6.7 to 6.16. The page-table lock is held. res = mapped. i = leaf."""
+    cdef Vma *v = &w.vmas[<uint32_t>f.a]
+    cdef uint32_t head = compound_head(w, <uint32_t>f.c)
+    cdef int called
+    if f.pc == 0:
+        f.i = find_leaf(w, v.mm, f.b)
+        if (v.start - v.pgoff) & (THP_PAGES - 1) or not covers_pmd(v, f.b) \
+                or w.tr.nohuge_no_pmd and v.flags & VM_NOHUGEPAGE:
+            return ret(t, 0)
+        get_page(w, head)
+        thp_add_rmap(w, t.cpu, head)
+        w.mms[v.mm].rss += THP_PAGES
+        if not set_huge_pmd(w, f.i, head, PTE_PRESENT | PTE_YOUNG
+                            | (PTE_WRITE if (v.flags & (VM_SHARED | VM_WRITE)) == (VM_SHARED | VM_WRITE) else 0)
+                            | (PTE_DIRTY if f.d else 0)):
+            return REQ_ERROR
+        if w.tr.p04 and vma_counts_mlocks(w, v) and (not w.tr.large_folio or w.tr.mlock_whole_folio):
+            called = mlock_page(w, t, f, 1, head)
+            if called != -1:
+                return called
+    return ret(t, 1)
+
+
 # ---- a write to a huge pmd that does not allow it
 cdef enum:
     HW_PTL = 1
@@ -294,5 +320,6 @@ cdef void register(flow_fn *table) noexcept:
     table[<int>F_HUGE_FAULT] = do_huge_pmd_anonymous_page
     table[<int>F_HUGE_WP] = do_huge_pmd_wp_page
     table[<int>F_SPLIT_PMD] = split_huge_pmd
+    table[<int>F_SET_PMD] = do_set_pmd
     table[<int>F_ZAP_PMD] = zap_huge_pmd
     table[<int>F_COPY_HUGE_PMD] = copy_huge_pmd

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Collapse: 512 base pages become a THP, for MADV_COLLAPSE and for khugepaged. (mm/khugepaged.c)
 
-The specification, section 2.4; the recordings of fastmlock/data/thp. Anonymous memory only.
+The specification, section 2.4; the recordings of fastmlock/data/thp. Anonymous memory here; files: collapse_file.pyx.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, munlock_page
@@ -16,18 +16,6 @@ from fastmlock.mm.vma cimport find_vma
 cdef enum:
     MAX_PTES_NONE = 511         # khugepaged's defaults: entries that may be missing,
     MAX_PTES_SHARED = 256       # and that may be mapped elsewhere too
-
-# what a scan or a collapse comes to
-cdef enum:
-    SCAN_SUCCEED = 1
-    SCAN_PMD_MAPPED = 2
-    SCAN_AGAIN = 3              # a reference too many, or a page that cannot be had: EAGAIN
-    SCAN_BUSY = 4               # too many entries are missing: EBUSY
-    SCAN_SWAPPED = 6            # it would have to be brought back first: not modelled
-    SCAN_FAIL = 5               # it is the memory's nature: EINVAL
-
-cdef enum:
-    BY_KHUGEPAGED = 1
 
 
 cdef inline bint counted_well(World *w, uint32_t head) noexcept nogil:
@@ -293,7 +281,15 @@ cdef inline void forget(uint32_t *heads, Task *t, uint32_t head) noexcept nogil:
 # ---- MADV_COLLAPSE
 cdef inline bint collapsible(World *w, Vma *v, bint forced) noexcept nogil:
     """The vma may have huge pages, by its flags (and the setting, unless `forced`), and there is room for one."""
-    if v.mapping or v.flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB) or not forced and not thp_allowed(w, v):
+    cdef Mapping *m
+    if v.flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB):
+        return False
+    if v.mapping:                   # tmpfs asks the mount, not the setting; another file would have to be executable
+        m = &w.mappings[v.mapping]
+        if not m.shmem or m.kind != MAPPING_FILE or (v.start - v.pgoff) & (THP_PAGES - 1) \
+                or not forced and not (m.huge and w.thp_enabled):
+            return False
+    elif not forced and not thp_allowed(w, v):
         return False
     return huge_start(v.end - THP_PAGES) >= v.start and v.end - v.start >= THP_PAGES
 
@@ -307,10 +303,6 @@ cdef int madvise_collapse(World *w, Task *t, Frame *f) noexcept nogil:
     """Every whole pmd of [b, c) in vma a: 0 if all are huge then, else an error of the last that is not. d = error."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     if f.pc == 0:
-        if v.mapping:
-            w.unsupported = F_COLLAPSE_FILE
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
         if not collapsible(w, v, True):
             return ret(t, -EINVAL)
         f.b = huge_start(f.b + THP_PAGES - 1)
@@ -326,7 +318,7 @@ cdef int madvise_collapse(World *w, Task *t, Frame *f) noexcept nogil:
         f.b += THP_PAGES
     if f.b >= f.c:
         return ret(t, f.d)
-    return call(w, t, f, MC_COLLAPSED, F_COLLAPSE, f.a, f.b, <int64_t>v.mm << 8)
+    return call(w, t, f, MC_COLLAPSED, F_COLLAPSE_FILE_PMD if v.mapping else F_COLLAPSE, f.a, f.b, <int64_t>v.mm << 8)
 
 
 # ---- khugepaged
@@ -363,7 +355,7 @@ cdef int khugepaged_scan(World *w, Task *t, Frame *f) noexcept nogil:
                     f.b = max(f.b, huge_start(v.start + THP_PAGES - 1))
                     if f.b + THP_PAGES <= v.end:
                         f.b += THP_PAGES
-                        return call(w, t, f, KH_VMA, F_COLLAPSE, f.j, f.b - THP_PAGES, BY_KHUGEPAGED | <int64_t>f.k << 8)
+                        return call(w, t, f, KH_VMA, F_COLLAPSE_FILE_PMD if v.mapping else F_COLLAPSE, f.j, f.b - THP_PAGES, BY_KHUGEPAGED | <int64_t>f.k << 8)
                 f.j = v.next
             return ask(t, f, KH_UNLOCKED, REQ_UP_READ, LK_MMAP, f.k)
         if f.pc == KH_UNLOCKED:

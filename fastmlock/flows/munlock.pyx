@@ -55,8 +55,9 @@ cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
         # the flag is read again under the page-table lock: munlock clears it before it fills its batch
         vma = &w.vmas[w.nodes[f.i].vma]
         if vma.flags & VM_LOCKED and pte_maps(w, f.j, <int>(f.b & 511), page):
-            set_page_mlocked(w, t.cpu, page)
-            touch(w, page, 1)               # its own try to isolate fails: PG_lru is clear
+            if w.tr.walk_marks_thp or not page_compound(w, page):
+                set_page_mlocked(w, t.cpu, page)
+                touch(w, page, 1)           # its own try to isolate fails: PG_lru is clear
             f.k = 1
         return ask(t, f, WALK_SEEN, REQ_SPIN_UNLOCK, LK_PTL, f.j)
     if f.pc == WALK_SEEN:

@@ -219,19 +219,21 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
         t.res = 0
         if not page_evictable(w, page):
             f.pc = SH_ACTIVATE
-        elif f.b & SHRINK_ASK and p.mapcount:
+        elif f.b & SHRINK_ASK and page_mapped(w, page):
             return call(w, t, f, SH_REFERENCED, F_PAGE_REFERENCED, page)
     if f.pc == SH_REFERENCED:
         if f.b & SHRINK_ASK and not reclaimable(w, page, t.res):
             return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
         f.pc = SH_SPLIT
         if p.flags & PG_head:
-            if not p.flags & PG_swapbacked:
+            if not p.flags & PG_swapbacked or not p.flags & PG_anon and w.tr.shmem_swaps_whole:
                 w.unsupported = F_SHRINK_PAGE
                 w.error = ERR_UNSUPPORTED
                 return REQ_ERROR
             return call(w, t, f, SH_SPLIT, F_SPLIT_PAGE, page, 1)       # its tails are reclaimed with it
     if f.pc == SH_SPLIT:
+        if p.flags & PG_head and not p.flags & PG_anon:         # a file's that could not be split is kept as it is
+            return ask(t, f, SH_KEEP, REQ_UNLOCK_PAGE, LK_PAGE, page)
         f.pc = SH_ACTIVATE if p.flags & PG_head else SH_UNMAPPED
         if f.pc == SH_UNMAPPED \
                 and (p.flags & (PG_anon | PG_swapbacked | PG_swapcache)) == (PG_anon | PG_swapbacked):
@@ -301,20 +303,21 @@ cdef inline bint unmap_one(World *w, Vma *v, uint32_t leaf, int entry, uint64_t 
 
 
 cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
-    """Unmaps page a everywhere up to the first locked vma that maps it, which marks it. res = unmapped everywhere.
-    i = tree node, j = leaf, k = stop, b = vpn, c = lock class, d = lock."""
+    """Unmaps page a everywhere up to the first locked vma that maps it, which marks it; or (c) there too. res = unmapped
+    everywhere. i = tree node, j = leaf, k = stop, or -1: locked vmas do not count, b = vpn, c = lock class, d = lock."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     cdef uint64_t pte
     cdef Vma *v
     cdef int entry, called
     if f.pc == 0:
+        f.k = -1 if f.c else 0
         f.c = rmap_lock_class(w, page)
         f.d = rmap_lock(w, page)
         return ask(t, f, TU_NEXT, REQ_DOWN_READ, <int>f.c, <uint32_t>f.d)
     while True:
         if f.pc == TU_NEXT:
-            if f.k or p.mapcount == 0 or not rmap_next(w, page, PTE_PRESENT, page, &f.i, &f.b, &f.j):
+            if f.k > 0 or p.mapcount == 0 or not rmap_next(w, page, PTE_PRESENT, page, &f.i, &f.b, &f.j):
                 return ask(t, f, TU_DONE, REQ_UP_READ, <int>f.c, <uint32_t>f.d)
             return ask(t, f, TU_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
         v = &w.vmas[w.nodes[f.i].vma]
@@ -324,7 +327,7 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = TU_PTL_FREE
             if not page_vma_mapped(w, pte, PTE_PRESENT, page):
                 pass
-            elif v.flags & VM_LOCKED:
+            elif v.flags & VM_LOCKED and not f.k:
                 f.k = 1
                 if not w.tr.p04:
                     return call(w, t, f, TU_PTL_FREE, F_MLOCK_PAGE, page)
@@ -339,6 +342,16 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
                 if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
                     return call(w, t, f, TU_REMOVED, F_CLEAR_MLOCK, page)
         if f.pc == TU_REMOVED:
+            f.pc = TU_MUNLOCKED
+            if w.tr.p04 and vma_counts_mlock(w, v, page):
+                called = munlock_page(w, t, f, TU_MUNLOCKED, page)
+                if called != -1:
+                    return called
+        if f.pc == TU_MUNLOCKED:
+            f.pc = TU_PUT
+            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+                return call(w, t, f, TU_PUT, F_PVEC, t.cpu, PVEC_MLOCK)
+        if f.pc == TU_PUT:
             p.refcount -= 1
             f.pc = TU_PTL_FREE
         if f.pc == TU_PTL_FREE:

@@ -5,9 +5,9 @@ The untimed driver here and the machine (fastmlock.machine) run the same flows; 
 at a request.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows cimport (brk, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory, hugetlb, khugepaged,
-                              ksm, mlock, mlock_calls, mmap, munlock, oom, protect, reclaim, remap, scan, shm, split,
-                              swapin, swapoff, synthetic, unmap)
+from fastmlock.flows cimport (brk, collapse_file, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory,
+                              hugetlb, khugepaged, ksm, mlock, mlock_calls, mmap, munlock, oom, protect, reclaim, remap,
+                              scan, shm, split, swapin, swapoff, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -33,6 +33,7 @@ fork.register(TABLE)
 huge_memory.register(TABLE)
 hugetlb.register(TABLE)
 khugepaged.register(TABLE)
+collapse_file.register(TABLE)
 file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)

@@ -36,6 +36,7 @@ cdef enum:
     GATHER_FULL = 1
     FLUSH_NOW = 2
     WHOLE_TABLE = 4                 # all that the page table covers is zapped, and the table may go
+    YOUNG_RUN = 8                   # a page of the THP that is being unmapped was young
     DELAYED_RMAP = 1 << 31          # of a gathered page: its mapping goes with the flush
 
 
@@ -112,13 +113,21 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                     f.k |= FLUSH_NOW        # before the page can be cleaned and written by somebody else
                     if w.tr.delayed_rmap:
                         f.pc = ZP_GATHER_DELAYED
+                if w.tr.large_folio and page_compound(w, f.j):
+                    if pte & PTE_YOUNG:
+                        f.k |= YOUNG_RUN
+                    if not f.k & YOUNG_RUN or not last_of_folio(w, f):
+                        pte &= ~<uint64_t>PTE_YOUNG
+                    else:
+                        pte |= PTE_YOUNG
+                        f.k &= ~YOUNG_RUN
                 if pte & PTE_YOUNG and not v.flags & (VM_SEQ_READ | (VM_RAND_READ if w.tr.random_is_old else 0)) \
                         and mark_page_accessed(w, t.cpu, f.j):
                     return call(w, t, f, f.pc, F_PVEC, t.cpu, PVEC_ACTIVATE)
         if f.pc == ZP_ACCESSED:
             f.pc = ZP_REMOVED
-            if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
-                return call(w, t, f, ZP_REMOVED, F_CLEAR_MLOCK, f.j)
+            if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, compound_head(w, f.j), PG_mlocked):
+                return call(w, t, f, ZP_REMOVED, F_CLEAR_MLOCK, compound_head(w, f.j))
         if f.pc == ZP_REMOVED:
             f.pc = ZP_GATHER
             if w.tr.p04 and pte_munlocks(w, v, f.j) and (not page_compound(w, f.j) or last_of_folio(w, f)):
@@ -142,7 +151,10 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 gather[f.j] &= ~<uint32_t>DELAYED_RMAP
                 f.pc = ZP_DELAYED
                 page_remove_rmap(w, t.cpu, gather[f.j])
-                if pte_munlocks(w, v, gather[f.j]):
+                if pte_munlocks(w, v, gather[f.j]) and not (
+                        page_compound(w, gather[f.j]) and f.j + 1 < t.gather
+                        and gather[f.j + 1] & ~<uint32_t>DELAYED_RMAP == gather[f.j] + 1
+                        and compound_head(w, gather[f.j] + 1) == compound_head(w, gather[f.j])):
                     called = munlock_page(w, t, f, ZP_DELAYED, compound_head(w, gather[f.j]))
                     if called != -1:
                         return called
@@ -151,6 +163,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             if f.k & WHOLE_TABLE:
                 f.k &= ~WHOLE_TABLE
                 w.leaves[f.i].none = w.leaves[f.i].nr_present == 0
+            f.k &= ~YOUNG_RUN
             return ask(t, f, ZP_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         if f.pc == ZP_UNLOCKED:
             if f.k or t.gather == GATHER_MAX:

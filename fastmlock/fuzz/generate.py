@@ -77,6 +77,8 @@ class Profile:
     """mremap to an address of the kernel's choice, where there may be neighbours that the model has not."""
     huge: bool = False
     """Anonymous regions of huge pages, and commands that cut them."""
+    huge_files: bool = False
+    """Files on a tmpfs that is mounted huge=always, and collapse of those that are not."""
     hugetlb: bool = False
     """Regions of huge pages from a small pool, of files and of anonymous memory."""
     special: float = 0.0
@@ -92,6 +94,7 @@ HUGETLB = Profile(hugetlb=True, ext4=False, swap=0.1,
                   leave_out=frozenset({"remappages", "movepages", "msync", "remove"}))
 SPECIAL = Profile(special=0.4, swap=0.1, leave_out=frozenset({"remove", "remappages", "ksm"}))
 HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
+HUGE_FILES = Profile(huge=True, huge_files=True, ext4=False, leave_out=frozenset({"msync", "ksm", "sysctl", "compact"}))
 LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
 EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
@@ -208,6 +211,8 @@ class _Writer:
             size = max(self.files[source], 1)
             off = rng.randrange(size) if self.chance(0.3) else 0
             pages = max(1, size - off + rng.choice((0, 0, 0, 0, 2, -1, -3)))
+            if self.profile.huge_files and size >= 512 and self.chance(0.7):
+                off, pages = 0, max(512, pages)         # aligned: else no pmd can map it
         if self.profile.special and self.chance(self.profile.special):
             source, sharing, off, pages = rng.choice(("secret", "packet", "devmem")), "shared", 0, self.size()
             huge = False
@@ -328,11 +333,14 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        words = (*ADVICE, *self.swaps * ("pageout", "pageout"))
+        words = (*ADVICE, *self.swaps * ("pageout", "pageout"), *5 * self.profile.huge_files * ("collapse",))
         if self.chance(self.kind.mergeable):
             words = ("mergeable", "mergeable", "mergeable", "unmergeable")
         choice = [word for word in words if word not in self.profile.leave_out]
-        return f"{who} madvise {name} {off} {pages} {self.rng.choice(choice)}"
+        advice = self.rng.choice(choice)
+        if advice == "collapse" and self.chance(0.7):
+            off, pages = 0, region.pages
+        return f"{who} madvise {name} {off} {pages} {advice}"
 
     def mprotect(self) -> str | None:
         if (there := self.where()) is None:
@@ -416,7 +424,11 @@ class _Writer:
             return f"file {name} hugetlb {pages}"
         fs, owner = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs", ""
         self.files[name] = pages = 0 if self.chance(0.03) else self.size()
-        if self.chance(0.15) and "shm" not in self.profile.leave_out:
+        if self.profile.huge_files and fs == "tmpfs" and self.chance(0.8):
+            self.files[name] = pages = self.rng.choice((512, 512, 600, 1024, 1030))
+            if self.chance(0.7):
+                owner = " huge"
+        elif self.chance(0.15) and "shm" not in self.profile.leave_out:
             fs, owner = "shm", self.rng.choice(("", " uid=1000"))
             self.segments.add(name)
         return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
@@ -462,8 +474,9 @@ class _Writer:
             "truncate": (1.5, self.truncate), "punch": (1.7, self.file_range("punch")),
             "fadvise": (1.5, self.file_range("fadvise")), "fwrite": (1.5, self.file_range("fwrite")),
             "fread": (1.5, self.file_range("fread")), "drain": (1.5, lambda: "drain"), "file": (0.4, self.file),
-            "reclaim": (0.8, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
-            "compact": (0.3, lambda: "compact"), "sysctl": (0.7, self.sysctl),
+            "reclaim": (0.8 + 2 * self.profile.huge_files, lambda: f"reclaim {self.rng.choice((3, 16, 40))}"),
+            "compact": (0.3, lambda: "compact"),
+            "khugepaged": (2.5 * self.profile.huge_files, lambda: "khugepaged"), "sysctl": (0.7, self.sysctl),
             "dropcaches": (0.3, lambda: f"dropcaches {self.rng.choice((1, 1, 2, 3))}"),
         }
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t
 from fastmlock.state.types cimport *
 from fastmlock.mm.page cimport *
+from fastmlock.mm.thp cimport alloc_thp
 
 
 cdef inline uint32_t find_get_page(World *w, uint32_t mapping, int64_t pgoff) noexcept nogil:
@@ -45,6 +46,52 @@ cdef inline uint32_t shmem_alloc(World *w, Task *t, uint32_t mapping, int64_t pg
     if page and w.mappings[mapping].kind != MAPPING_SECRETMEM:
         w.pages[page].flags |= PG_swapbacked
     return page
+
+
+cdef inline bint huge_hole(World *w, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """The file may have a THP around this page: nothing of it is there or swapped out."""
+    cdef Mapping *m = &w.mappings[mapping]
+    cdef int64_t first = pgoff & ~<int64_t>(THP_PAGES - 1)
+    cdef int i
+    if not m.huge or first + THP_PAGES > m.capacity:
+        return False
+    for i in range(THP_PAGES):
+        if w.cache[m.base + first + i]:
+            return False
+    return True
+
+
+cdef inline void thp_in_page_cache(World *w, uint32_t head, uint32_t mapping, int64_t first) noexcept nogil:
+    """The THP takes its place in the cache, which holds a reference for each page of it."""
+    cdef Mapping *m = &w.mappings[mapping]
+    cdef int i
+    for i in range(THP_PAGES):
+        w.pages[head + i].mapping = mapping
+        w.pages[head + i].index = first + i
+        w.cache[m.base + first + i] = head + i
+    m.nrpages += THP_PAGES
+
+
+cdef inline uint32_t shmem_alloc_huge(World *w, Task *t, uint32_t mapping, int64_t pgoff) noexcept nogil:
+    """tmpfs: the hole around pgoff becomes a zeroed THP, all of whose references are the cache's; 0 and w.error when
+    memory is out."""
+    cdef uint32_t head = alloc_thp(w, t.cpu, t.memcg)
+    if head:
+        thp_in_page_cache(w, head, mapping, pgoff & ~<int64_t>(THP_PAGES - 1))
+        w.pages[head].flags |= PG_swapbacked
+        w.pages[head].refcount = THP_PAGES
+    return head
+
+
+cdef inline void delete_thp_from_page_cache(World *w, uint32_t head) noexcept nogil:
+    """The cache forgets all of it, and lets its references go."""
+    cdef Mapping *m = &w.mappings[w.pages[head].mapping]
+    cdef int i
+    for i in range(THP_PAGES):
+        w.cache[m.base + w.pages[head + i].index] = 0
+        w.pages[head + i].mapping = 0
+    m.nrpages -= THP_PAGES
+    w.pages[head].refcount -= THP_PAGES
 
 
 cdef inline void delete_from_page_cache(World *w, uint32_t mapping, int64_t pgoff, bint shadow) noexcept nogil:

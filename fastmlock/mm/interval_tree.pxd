@@ -16,3 +16,5 @@ cdef void tree_relock(World *w, uint32_t node) noexcept nogil
 # vma is VM_LOCKED. visits[0] grows by the nodes that contain `index` and were passed, the answer included.
 cdef uint32_t tree_next(World *w, uint32_t root, uint32_t after, int64_t index, bint locked,
                         int64_t *visits) noexcept nogil
+# the next that overlaps [first, last]: the plain in-order walk
+cdef uint32_t tree_next_overlap(World *w, uint32_t root, uint32_t after, int64_t first, int64_t last) noexcept nogil

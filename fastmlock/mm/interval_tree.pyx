@@ -208,3 +208,31 @@ cdef uint32_t tree_next(World *w, uint32_t root, uint32_t after, int64_t index, 
             found = find_in(w, n.right, index, locked, visits)
         after = parent
     return found
+
+
+cdef uint32_t successor(World *w, uint32_t node) noexcept nogil:
+    cdef uint32_t parent
+    if w.nodes[node].right:
+        node = w.nodes[node].right
+        while w.nodes[node].left:
+            node = w.nodes[node].left
+        return node
+    parent = w.nodes[node].parent
+    while parent and w.nodes[parent].right == node:
+        node = parent
+        parent = w.nodes[node].parent
+    return parent
+
+
+cdef uint32_t tree_next_overlap(World *w, uint32_t root, uint32_t after, int64_t first, int64_t last) noexcept nogil:
+    """Next node in tree order that overlaps [first, last]: the plain in-order walk."""
+    cdef uint32_t node = after, child
+    if not node:
+        node = root
+        while node and w.nodes[node].left:
+            node = w.nodes[node].left
+    else:
+        node = successor(w, node)
+    while node and not (w.nodes[node].first <= last and w.nodes[node].last >= first):
+        node = successor(w, node)
+    return node

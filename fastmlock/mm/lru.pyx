@@ -83,7 +83,7 @@ cdef void lru_move_fn(World *w, int cpu, int kind, uint32_t page) noexcept nogil
         del_page_from_lru_list(w, cpu, page)
         p.flags &= ~<uint32_t>(PG_active | PG_referenced)
     elif kind == PVEC_DEACTIVATE_FILE:
-        if p.mapcount > 0:
+        if page_mapped(w, page):
             return
         del_page_from_lru_list(w, cpu, page)
         p.flags &= ~<uint32_t>(PG_active | PG_referenced)

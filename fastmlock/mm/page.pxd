@@ -70,6 +70,19 @@ cdef inline int page_mapcount(World *w, uint32_t page) noexcept nogil:
     return p.mapcount + p.compound_mapcount
 
 
+cdef inline bint page_mapped(World *w, uint32_t page) noexcept nogil:
+    """Any page of it is mapped by anybody."""
+    cdef int i
+    if not w.pages[page].flags & PG_head:
+        return w.pages[page].mapcount != 0
+    if w.pages[page].compound_mapcount:
+        return True
+    for i in range(THP_PAGES):
+        if w.pages[page + i].mapcount:
+            return True
+    return False
+
+
 cdef inline bint page_evictable(World *w, uint32_t page) noexcept nogil:
     """The mapping is not marked unevictable and PG_mlocked is clear."""
     cdef Page *p = &w.pages[page]

@@ -43,6 +43,7 @@ cdef void free_thp(World *w, uint32_t head) noexcept nogil:
         p = &w.pages[head + i]
         vm_bug_on(w, p.mapcount != 0 or p.compound_mapcount != 0 or (p.flags & PG_lru) != 0, BUG_FREE)
         p.flags = PG_buddy
+        p.refcount = 0              # of one that was never used
         p.mapping = 0
         p.compound_head = p.order = 0
         p.lru_prev = 0
@@ -140,6 +141,16 @@ cdef int thp_max_mapcount(World *w, uint32_t head) noexcept nogil:
     return most + w.pages[head].compound_mapcount
 
 
+cdef inline void drop_beyond_end(World *w, Page *tail) noexcept nogil:
+    """A page of a THP of a file, behind the file's end, leaves the cache when the THP is broken up."""
+    cdef Mapping *m = &w.mappings[tail.mapping]
+    w.cache[m.base + tail.index] = 0
+    m.nrpages -= 1
+    tail.mapping = 0
+    tail.flags &= ~<uint32_t>PG_dirty
+    tail.refcount -= 1
+
+
 cdef void thp_break_up(World *w, int cpu, uint32_t head) noexcept nogil:
     cdef Page *p = &w.pages[head]
     cdef Page *tail
@@ -162,6 +173,8 @@ cdef void thp_break_up(World *w, int cpu, uint32_t head) noexcept nogil:
         # through its own reference, and (file) the page cache's
         tail.refcount = 1 + (0 if p.flags & PG_anon or not tail.mapping else 1)
         tail.lru_next = tail.lru_prev = 0       # mlock_count 0: tails are not threaded on the unevictable list
+        if not tail.flags & PG_anon and tail.mapping and tail.index >= w.mappings[tail.mapping].size:
+            drop_beyond_end(w, tail)
         if threaded:
             tail.lru_next = older                # the head stays the oldest of them
             tail.lru_prev = w.pages[older].lru_prev

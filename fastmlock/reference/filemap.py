@@ -1,8 +1,8 @@
 """mm/filemap.c and mm/readahead.c: the page cache, read-ahead, fault-around, read and write of files."""
 from __future__ import annotations
 
-from . import rmap, swap
-from .state import PTRS_PER_PTE, VM_RAND_READ, File, Kernel, Page, Pte, Vma
+from . import huge_memory, rmap, swap
+from .state import HPAGE_PMD_NR, PTRS_PER_PTE, VM_RAND_READ, File, Kernel, Page, Pte, Vma, pmd_start
 
 FAULT_AROUND_PAGES = 16
 RA_PAGES = 32
@@ -22,6 +22,29 @@ def add_to_page_cache(k: Kernel, file: File, index: int) -> Page:
     return page                       # the allocation's reference is the page cache's from now on
 
 
+def huge_hole(file: File, index: int) -> bool:
+    """The file may have a THP around this page: nothing of it is there or swapped out."""
+    first = pmd_start(index)
+    return file.huge and not any(i in file.pages or i in file.swapped for i in range(first, first + HPAGE_PMD_NR))
+
+
+def thp_in_page_cache(head: Page, file: File, first: int) -> None:
+    """A THP takes its place in the cache, which holds a reference for each page of it."""
+    for i, one in enumerate(head.subpages):
+        one.mapping, one.index = file, first + i
+        file.pages[first + i] = one
+    head.refcount = HPAGE_PMD_NR
+
+
+def add_huge_to_page_cache(k: Kernel, file: File, index: int) -> Page:
+    """tmpfs: the hole around index becomes a THP. -> its head"""
+    head = k.alloc_huge_page()
+    head.swapbacked = True
+    thp_in_page_cache(head, file, pmd_start(index))
+    swap.lru_cache_add(k, head)
+    return head
+
+
 def replace_in_page_cache(file: File, index: int, page: Page) -> None:
     """A page that exists takes its place in the cache; the caller's reference is the cache's from now on."""
     page.mapping, page.index = file, index
@@ -32,8 +55,10 @@ def delete_from_page_cache(k: Kernel, page: Page, *, shadow: bool = False) -> No
     """Take the page out of the cache and drop the cache's reference."""
     file = page.mapping
     assert file is not None
-    del file.pages[page.index]
-    page.mapping = None
+    for one in page.subpages:
+        del file.pages[one.index]
+        one.mapping = None
+    page.refcount -= len(page.tails)
     if shadow and not file.shmem:
         file.shadows.add(page.index)
     swap.put_page(k, page)
@@ -64,14 +89,19 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
     assert vma.file is not None
     first = max(addr // FAULT_AROUND_PAGES * FAULT_AROUND_PAGES, vma.start)
     last = min(first + FAULT_AROUND_PAGES, vma.end, (addr // PTRS_PER_PTE + 1) * PTRS_PER_PTE)
+    none = vma.mm.pmd_none(addr)
     for at in range(first, last):
         index = vma.index(at)
         page = vma.file.pages.get(index)
         if page is None or page.readahead or index >= vma.file.size or at in vma.mm.ptes:
             continue
+        if none and page.compound and huge_memory.do_set_pmd(k, vma, addr, page, write=False):
+            return True
+        none = False
+        vma.mm.tables.add(pmd_start(at))
         swap.get_page(page)
         vma.mm.ptes[at] = Pte(page, write=vma.pte_write_default, young=True,
-                               dirty=k.traits.dirty_ptes and vma.pte_write_default and page.dirty)
+                               dirty=k.traits.dirty_ptes and vma.pte_write_default and page.folio.dirty)
         rmap.page_add_file_rmap(k, page, vma)
     return addr in vma.mm.ptes
 

@@ -67,6 +67,19 @@ def do_huge_pmd_anonymous_page(k: Kernel, vma: Vma, addr: int, write: bool) -> N
         vma.mm.pmds[addr] = Pmd(k.huge_zero_page, young=True)
 
 
+def do_set_pmd(k: Kernel, vma: Vma, addr: int, page: Page, *, write: bool) -> bool:
+    """A file's THP is mapped by a pmd, where the vma has room and alignment for it. -> mapped"""
+    if (vma.start - vma.pgoff) % HPAGE_PMD_NR or not transhuge_vma_suitable(vma, addr):
+        return False
+    if k.traits.nohuge_no_pmd and vma.flags & VM_NOHUGEPAGE:
+        return False
+    head = page.folio
+    swap.get_page(head)
+    vma.mm.pmds[pmd_start(addr)] = Pmd(head, write=vma.pte_write_default, young=True, dirty=write)
+    rmap.page_add_file_rmap(k, head, vma, compound=True)
+    return True
+
+
 def map_new_thp(k: Kernel, vma: Vma, addr: int, page: Page | None = None) -> None:
     page = page or k.alloc_huge_page()
     rmap.page_add_new_anon_rmap(k, page, vma, addr)
@@ -210,10 +223,11 @@ def split_huge_page(k: Kernel, head: Page, tails: list[Page] | None = None) -> b
 
 def _break_up(k: Kernel, head: Page) -> list[Page]:
     """`__split_huge_page`: the tails take over the head's flags and are on its list, each newer than the one before,
-    with an mlock_count of 0."""
+    with an mlock_count of 0. What lies behind the end of a file leaves it."""
     rest, head.tails = head.tails, []
     head.double_map = head.partially_mapped = False
-    if head.mapping is not None:
+    file = head.mapping
+    if file is not None:
         head.refcount -= len(rest)
     for one in rest:
         one.head = None
@@ -221,6 +235,10 @@ def _break_up(k: Kernel, head: Page) -> list[Page]:
         one.lru, one.on_list, one.lru_word = head.lru, head.on_list, 0 if head.unevictable else -1
         one.unevictable, one.mlocked, one.active = head.unevictable, head.mlocked, head.active
         one.referenced, one.dirty, one.swapbacked = head.referenced, head.dirty, head.swapbacked
+        if file is not None and one.index >= file.size:
+            del file.pages[one.index]
+            one.mapping, one.dirty = None, False
+            one.refcount -= 1
     if head.on_list is not None:
         old = list(k.lists[head.on_list])
         at = old.index(head) + 1

@@ -1,31 +1,27 @@
-"""mm/khugepaged.c: 512 base pages become a THP (MADV_COLLAPSE from 6.1, khugepaged everywhere); anonymous memory only.
-From the recordings of fastmlock/data/thp, and KERNEL.md 2.4."""
+"""mm/khugepaged.c: 512 base pages become a THP (MADV_COLLAPSE from 6.1, khugepaged everywhere); files:
+collapse_file.py. From the recordings of fastmlock/data/thp, and KERNEL.md 2.4."""
 from __future__ import annotations
 
-from enum import Enum
-from errno import EAGAIN, EBUSY, EINVAL
+from errno import EINVAL
 
 from ..scenario.system import NotSupported
-from . import huge_memory, rmap, swap
+from . import collapse_file, huge_memory, rmap, swap
+from .collapse_file import Scan
 from .state import HPAGE_PMD_NR, VM_HUGETLB, VM_NOHUGEPAGE, VM_SPECIAL, Kernel, Mm, Page, Pte, Vma, pmd_start
 
 MAX_PTES_NONE, MAX_PTES_SHARED = 511, 256       # khugepaged's defaults
 
 
-class Scan(Enum):
-    """What a scan comes to; the value is MADV_COLLAPSE's error."""
-
-    SUCCEED = 0
-    AGAIN = EAGAIN              # a reference too many, or a page that cannot be had
-    BUSY = EBUSY                # too much is missing
-    FAIL = EINVAL
-
-
 def hugepage_vma_check(k: Kernel, vma: Vma, *, enforce_sysfs: bool) -> bool:
     """Flags, setting, and room for one whole pmd."""
-    if vma.file is not None or vma.flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB):
+    if vma.flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB):
         return False
-    if enforce_sysfs and not huge_memory.hugepage_vma_check(k, vma):
+    if vma.file is not None:                # tmpfs asks its mount; another file would have to be executable
+        if vma.file.fs not in ("tmpfs", "shm", "shmem") or (vma.start - vma.pgoff) % HPAGE_PMD_NR:
+            return False
+        if enforce_sysfs and (not vma.file.huge or k.thp_enabled == "never"):
+            return False
+    elif enforce_sysfs and not huge_memory.hugepage_vma_check(k, vma):
         return False
     return vma.start <= pmd_start(vma.end - HPAGE_PMD_NR)
 
@@ -99,8 +95,6 @@ def collapse_huge_page(k: Kernel, vma: Vma, addr: int) -> Scan:
 
 def madvise_collapse(k: Kernel, vma: Vma, start: int, end: int) -> int:
     """Every whole pmd of the range. -> 0 if all are huge then, else the errno of the last that is not"""
-    if vma.file is not None:
-        raise NotSupported("MADV_COLLAPSE of a file")
     if not hugepage_vma_check(k, vma, enforce_sysfs=False):
         return EINVAL
     swap.lru_add_drain_all(k)
@@ -112,6 +106,8 @@ def madvise_collapse(k: Kernel, vma: Vma, start: int, end: int) -> int:
 
 
 def _collapse(k: Kernel, vma: Vma, addr: int, *, khugepaged: bool) -> Scan:
+    if vma.file is not None:
+        return collapse_file.collapse_file_pmd(k, vma, addr, khugepaged=khugepaged)
     if vma.mm.huge_pmd(addr) is not None:
         return Scan.SUCCEED
     result = scan_pmd(k, vma.mm, addr, khugepaged=khugepaged)

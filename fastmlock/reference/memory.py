@@ -8,6 +8,7 @@ from .state import (
     VM_HUGETLB,
     VM_LOCKED,
     VM_MIXEDMAP,
+    VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_RAND_READ,
     VM_SEQ_READ,
@@ -35,7 +36,8 @@ def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
         return hugetlb.hugetlb_fault(k, vma, addr, write)
     if huge_memory.huge_fault(k, vma, addr, write):
         return 0
-    vma.mm.tables.add(pmd_start(addr))
+    if vma.file is None:
+        vma.mm.tables.add(pmd_start(addr))
     if addr in vma.mm.swapped:
         swapin.do_swap_page(k, vma, addr, write)
         return 0
@@ -88,22 +90,26 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
         return SIGBUS
     if retry:
         return do_fault(k, vma, addr, write)
+    none = vma.mm.pmd_none(addr)
     if cow_page is not None:
+        vma.mm.tables.add(pmd_start(addr))
         _new_anon_page(k, vma, addr, cow_page)
         return 0
-    swap.get_page(page)
-    born_dirty = k.traits.dirty_ptes and vma.pte_write_default and page.dirty
-    vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write or born_dirty)
-    rmap.page_add_file_rmap(k, page, vma)
+    if not (none and page.compound and huge_memory.do_set_pmd(k, vma, addr, page, write=write)):
+        vma.mm.tables.add(pmd_start(addr))
+        swap.get_page(page)
+        born_dirty = k.traits.dirty_ptes and vma.pte_write_default and page.folio.dirty
+        vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write or born_dirty)
+        rmap.page_add_file_rmap(k, page, vma)
     if write:
-        page.dirty = True
+        page.folio.dirty = True
     return 0
 
 
 def _vma_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
     assert vma.file is not None
     if vma.file.shmem:
-        return shmem.shmem_getpage(k, vma.file, index), False
+        return shmem.shmem_getpage(k, vma.file, index, huge=not vma.flags & VM_NOHUGEPAGE), False
     return filemap.filemap_fault(k, vma, index)
 
 
@@ -113,7 +119,7 @@ def do_wp_page(k: Kernel, vma: Vma, addr: int, pte: Pte) -> None:
     page = pte.page
     if not vma.private:
         pte.write = pte.young = pte.dirty = True
-        page.dirty = True
+        page.folio.dirty = True
     elif page.anon and page.ksm is None and _can_reuse(k, vma, page):
         page.exclusive = True
         pte.write = pte.young = pte.dirty = True
@@ -158,7 +164,7 @@ def wp_page_copy(k: Kernel, vma: Vma, addr: int, old: Page, *, unshare: bool = F
         rmap.page_remove_rmap(k, old, vma)
         swap.put_page(k, old)
         if not k.traits.p04_rmap_mlocks and vma.flags & VM_LOCKED:
-            mlock.munlock_vma_page_locked(k, old)
+            mlock.munlock_vma_page_locked(k, old.folio)
         if k.traits.cow_frees_swap_cache:
             swapfile.free_swap_cache(k, old)
         swap.put_page(k, old)
@@ -196,12 +202,12 @@ class MmuGather:
 
     def __init__(self) -> None:
         self.pages: list[Page] = []
-        self.delayed: list[Page] = []
+        self.delayed: list[tuple[Page, bool]] = []
 
     def flush_rmaps(self, k: Kernel, vma: Vma) -> None:
         """`tlb_flush_rmaps`: the mappings of dirty file pages go now."""
-        for page in self.delayed:
-            rmap.page_remove_rmap(k, page, vma)
+        for page, munlock in self.delayed:
+            rmap.page_remove_rmap(k, page, vma, munlock=munlock)
         self.delayed = []
 
     def flush(self, k: Kernel) -> None:
@@ -240,8 +246,9 @@ def unmap_single_vma(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, 
 
 
 def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, even_cows: bool) -> bool:
-    """Ptes of one page table: file pages take over dirty and young, then the mapping goes. -> flush wanted"""
-    force_flush = False
+    """Ptes of one page table: file pages take over dirty and young, then the mapping goes. From 6.9 a run of ptes of
+    one THP is one use of it, and one lock. -> flush wanted"""
+    force_flush = run_young = False
     ends = {id(run[-1]): run for run in mlock.folio_runs(vma.mm, start, end)}
     for addr, pte in list(vma.mm.present(start, end)):
         page = pte.page
@@ -256,12 +263,16 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
             if pte.dirty:
                 page.folio.dirty = force_flush = True
                 delay = k.traits.delayed_rmap
-            if pte.young and not vma.flags & (VM_SEQ_READ | (VM_RAND_READ if k.traits.random_is_old else 0)):
+            young = pte.young
+            if k.traits.large_folio and page.compound:
+                young = id(pte) in ends and (run_young or pte.young)
+                run_young = (run_young or pte.young) and id(pte) not in ends
+            if young and not vma.flags & (VM_SEQ_READ | (VM_RAND_READ if k.traits.random_is_old else 0)):
                 swap.mark_page_accessed(k, page)
         if delay:
-            tlb.delayed.append(page)
+            tlb.delayed.append((page, id(pte) in ends))
         else:
-            rmap.page_remove_rmap(k, page, vma, munlock=id(pte) in ends)     # from 6.9 a run of a THP's ptes as one
+            rmap.page_remove_rmap(k, page, vma, munlock=id(pte) in ends)
         tlb.pages.append(page)
     return force_flush
 

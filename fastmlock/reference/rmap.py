@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import ksm, mlock, swap, swapfile
-from .state import VM_LOCKED, VM_SEQ_READ, AnonVma, Kernel, Page, Pte, SwapPte, Vma
+from .state import VM_LOCKED, VM_SEQ_READ, AnonVma, Kernel, Page, Pte, SwapPte, Vma, pmd_start
 
 
 # ---------------------------------------------------------------- anon_vmas
@@ -57,10 +57,17 @@ def unlink_anon_vmas(vma: Vma) -> None:
 
 
 # ---------------------------------------------------------------- mappings
-def page_add_file_rmap(k: Kernel, page: Page, vma: Vma) -> None:
-    page.mapcount += 1
-    if k.traits.p04_rmap_mlocks:
-        mlock.mlock_vma_page(k, page, vma)
+def page_add_file_rmap(k: Kernel, page: Page, vma: Vma, *, compound: bool = False) -> None:
+    """By a pte, which to 03 ends PG_mlocked of a THP, or by a pmd, which from 6.7 to 6.16 is no lock."""
+    if compound:
+        page.pmd_mapcount += 1
+    else:
+        if page.compound and not k.traits.p04_rmap_mlocks:
+            page.folio.double_map = True
+            mlock.clear_page_mlock(k, page.folio)
+        page.mapcount += 1
+    if k.traits.p04_rmap_mlocks and not (compound and k.traits.large_folio and not k.traits.mlock_whole_folio):
+        mlock.mlock_vma_page(k, page, vma, compound=compound)
 
 
 def page_add_anon_rmap(k: Kernel, page: Page, vma: Vma) -> None:
@@ -132,7 +139,8 @@ def page_mlock(k: Kernel, page: Page) -> None:
     """The base's walk after a munlock: the first locked vma that maps the page marks it again (2.7)."""
     for vma, addr in rmap_walk(page):
         if vma.flags & VM_LOCKED and page_vma_mapped_walk(page, vma, addr):
-            mlock.mlock_vma_page_locked(k, page)
+            if k.traits.walk_marks_thp or not page.compound:
+                mlock.mlock_vma_page_locked(k, page)
             return
         if page.maps == 0:
             return
@@ -140,6 +148,8 @@ def page_mlock(k: Kernel, page: Page) -> None:
 
 def page_referenced(k: Kernel, page: Page) -> tuple[int, bool]:
     """Young ptes, cleared on the way; stops at the first locked vma. -> (references, met a locked vma)"""
+    if page.tails:
+        return thp_referenced(k, page)
     referenced = 0
     for vma, addr in rmap_walk(page):
         pte = page_vma_mapped_walk(page, vma, addr)
@@ -155,13 +165,49 @@ def page_referenced(k: Kernel, page: Page) -> tuple[int, bool]:
     return referenced, False
 
 
-def try_to_unmap(k: Kernel, page: Page) -> bool:
-    """Unmap everywhere up to the first locked vma, which marks the page. -> unmapped everywhere"""
+def thp_referenced(k: Kernel, head: Page) -> tuple[int, bool]:
+    """The same of a THP, over all that maps any part of it. To 12 a locked vma that does ends it; from 13 one that maps
+    it by a pmd, and is marked, while ptes there are like any other. From 6.7 these are passed over, but 512 in one page
+    table count as a pmd."""
+    referenced = 0
+    if head.anon_vma is not None:
+        tree = head.anon_vma.tree
+    else:
+        assert head.mapping is not None
+        tree = head.mapping.i_mmap
+    for vma in tree.overlapping(head.index, head.index + head.nr - 1):
+        locked, first = bool(vma.flags & VM_LOCKED), vma.address(head.index)
+        found: list[Pte] = []
+        pmd = vma.mm.pmds.get(first)
+        if pmd is not None and pmd.page is head:
+            found, by_pmd = [pmd], True
+        else:
+            by_pmd = False
+            found = [pte for at, pte in vma.mm.present(max(first, vma.start), min(first + head.nr, vma.end))
+                     if not pte.migration and pte.page is head.subpages[at - first]]
+        if not found:
+            continue
+        whole = by_pmd or (k.traits.large_folio and len(found) == head.nr and pmd_start(first) == first)
+        if locked and (whole or not k.traits.p13_referenced_restores):
+            if k.traits.p13_referenced_restores:
+                mlock.mlock_vma_page(k, head, vma, compound=True)
+            return referenced, True
+        if locked and k.traits.large_folio:
+            continue
+        for pte in found:
+            referenced += pte.young and not vma.flags & VM_SEQ_READ
+            pte.young = False
+    return referenced, False
+
+
+def try_to_unmap(k: Kernel, page: Page, *, ignore_mlock: bool = False) -> bool:
+    """Unmap everywhere up to the first locked vma, which marks the page; there too with `ignore_mlock`. -> unmapped
+    everywhere"""
     for vma, addr in rmap_walk(page):
         pte = page_vma_mapped_walk(page, vma, addr)
         if pte is None:
             continue
-        if vma.flags & VM_LOCKED:
+        if vma.flags & VM_LOCKED and not ignore_mlock:
             if k.traits.p04_rmap_mlocks:
                 mlock.mlock_vma_page(k, page, vma)
             else:
@@ -178,7 +224,11 @@ def try_to_unmap(k: Kernel, page: Page) -> bool:
             vma.mm.swapped[addr] = SwapPte(page.swap, page.exclusive)
             page.exclusive = False
         page_remove_rmap(k, page, vma)
+        if k.traits.p11_migration_drains and vma.flags & VM_LOCKED:
+            mlock.mlock_page_drain(k)
         swap.put_page(k, page)
+        if not page.mapcount:
+            break
     return page.mapcount == 0
 
 

@@ -10,13 +10,16 @@ def find_page(k: Kernel, file: File, index: int) -> Page | None:
     return swapin.shmem_swapin_page(k, file, index) if index in file.swapped else file.pages.get(index)
 
 
-def shmem_getpage(k: Kernel, file: File, index: int, *, write: bool = False) -> Page | None:
-    """The page of a fault (None beyond i_size) or of a write. A hole gets a new page, clean; a page that a write
-    makes is born referenced, one that it finds is marked accessed."""
+def shmem_getpage(k: Kernel, file: File, index: int, *, write: bool = False, huge: bool = True) -> Page | None:
+    """The page of a fault (None beyond i_size) or of a write. A hole gets a new page, clean, a THP where one fits if
+    that is wanted; a page that a write makes is born referenced, one that it finds is marked accessed."""
     if not write and index >= file.size:
         return None
     page = find_page(k, file, index)
-    if page is None:
+    if page is None and huge and filemap.huge_hole(file, index):
+        filemap.add_huge_to_page_cache(k, file, index).referenced = write
+        page = file.pages[index]
+    elif page is None:
         page = filemap.add_to_page_cache(k, file, index)
         page.referenced = write
     elif write:
@@ -28,7 +31,7 @@ def shmem_file_write(k: Kernel, file: File, index: int) -> None:
     """pwrite of one page."""
     page = shmem_getpage(k, file, index, write=True)
     assert page is not None
-    page.dirty = True
+    page.folio.dirty = True
     file.size = max(file.size, index + 1)
 
 

@@ -198,6 +198,7 @@ class File:
     swapped: dict[int, SwapEntry] = field(default_factory=dict)     # tmpfs: what lies on the swap device
     i_mmap: IntervalTree = field(default_factory=IntervalTree)
     unevictable: bool = False              # SHM_LOCK
+    huge: bool = False                     # tmpfs mounted huge=always
     owner: int | None = None               # of a segment; None is everybody
     reserved: set[int] = field(default_factory=set)     # hugetlb: pages that shared mappings have reserved
     prev_pos: int = -1                     # of the controller's descriptor: where its last read ended

@@ -123,7 +123,7 @@ def _activate_fn(k: Kernel, page: Page) -> None:
 
 
 def _deactivate_file_fn(k: Kernel, page: Page) -> None:
-    if page.unevictable or page.mapcount:
+    if page.unevictable or page.total_maps:
         return
     del_page_from_lru_list(k, page)
     page.active = page.referenced = False

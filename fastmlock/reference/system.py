@@ -52,10 +52,10 @@ class ReferenceSystem(Processes):
         it."""
         if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
-        if huge:
-            raise NotSupported("huge pages of files")
+        if huge and fs != "tmpfs":
+            raise NotSupported(f"huge pages of {fs}")
         k = self._control()
-        file = File(len(self._files), fs, pages if sparse else 0, owner=owner if fs == "shm" else None)
+        file = File(len(self._files), fs, pages if sparse else 0, huge=huge, owner=owner if fs == "shm" else None)
         self._files.append(file)
         if fs == "hugetlb":
             file.size = pages
@@ -209,6 +209,8 @@ class ReferenceSystem(Processes):
         if not 1 <= what <= 4:
             return -1, EINVAL
         if what & 2:
+            if any(file.huge and file.size in file.pages and file.pages[file.size].compound for file in self._files):
+                raise NotSupported("drop_caches of a huge page that lies partly behind the end of its file")
             huge_memory.deferred_split_scan(k)
         if what & 1:
             vmscan.drop_pagecache(k, [file for file in (*self._files, *self._shared_anon) if file.fs != "hugetlb"])

@@ -93,7 +93,14 @@ class Traits:
     # --- transparent huge pages
     large_folio: bool = False               # 6.7: any pte of a THP that goes munlocks it; ptes of all of it mlock it
     folio_page_flags: bool = False          # 6.9: /proc/kpageflags shows of every page of a THP the flags of the whole
-    huge_pmd_accessed: bool = False         # 6.12: zapping a young huge pmd of a file marks it accessed
+    walk_marks_thp: bool = True             # 5.15: the walk for other lockers marks a THP of a file too
+    partial_dirties: bool = True            # 5.17: a hole in a THP dirties what is left of it
+    collapse_ptes: bool = False             # 6.1: ptes of a THP that a pmd could map are collapsed too
+    retract_all: bool = False               # 6.6: collapse of a file takes everybody's page tables
+    nohuge_no_pmd: bool = False             # 6.12: MADV_NOHUGEPAGE keeps pmds from mapping a file's THPs
+    shmem_swaps_whole: bool = False         # 6.12: a THP of tmpfs is reclaimed without being split: refused
+    split_smaller: bool = False             # 6.15: truncation splits a THP into large folios: refused
+    huge_pmd_accessed: bool = False         # 6.13: zapping a young huge pmd of a file marks it accessed
     split_zeroes: bool = False              # 6.12: splitting a THP gives its zero-filled pages up for the zero page
     huge_zero_cow: bool = False             # 6.13: a write to the huge zero page gets a THP
     pt_reclaim: bool = False                # 6.14: MADV_DONTNEED of all that a page table covers frees the table
@@ -124,24 +131,26 @@ def _table() -> dict[str, Traits]:
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
                    zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False,
-                   secretmem=False)
+                   walk_marks_thp=False, partial_dirties=False, secretmem=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False,
                    hugetlb_dontneed=True)
-    v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True,
+    v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, collapse_ptes=True,
                   remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
                   brk_finds_vma=True, gup_populates_stack=False, hugetlb_ends_down=True,
                   hugetlb_lazy_fork=True, locked_count_clamps=True, dontunmap_splits=True, secretmem_locks=False)
     v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
                    smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
-                   large_folio=True, folio_page_flags=True, huge_pmd_accessed=True, split_zeroes=True,
+                   large_folio=True, folio_page_flags=True, split_zeroes=True, retract_all=True,
+                   nohuge_no_pmd=True, shmem_swaps_whole=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
                    ksm_unshares=True, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
                    move_pages_efault=False, hugetlb_restores=True, munmap_errors=True)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
-                   mlock_whole_folio=True, secretmem_locks=True, dontunmap_splits=False,
+                   mlock_whole_folio=True, huge_pmd_accessed=True, split_smaller=True,
+                   secretmem_locks=True, dontunmap_splits=False,
                    write_prefaults=False, shmem_swapin_direct=True)
     return {t.name: t for t in (v510, *points, v518, v61, v612, v618)}
 

@@ -1,22 +1,27 @@
 """mm/truncate.c and the truncation of tmpfs: taking pages out of the cache."""
 from __future__ import annotations
 
-from . import filemap, memory, swap, swapfile
-from .state import File, Kernel
+from ..scenario.system import NotSupported
+from . import filemap, huge_memory, memory, swap, swapfile
+from .state import HPAGE_PMD_NR, File, Kernel, Page
 
 PAGEVEC_SIZE = 15
 FAR = 1 << 40
 
 
 def _pagevecs(k: Kernel, file: File, first: int, last: int, *, swapped: bool = False) -> list[list[int]]:
-    """Indices of what is in the cache, a pagevec at a time; with `swapped` also of what is on the swap device."""
-    found = sorted(i for i in {*file.pages, *(file.swapped if swapped else ())} if first <= i <= last)
+    """Indices of what is in the cache, a pagevec at a time; with `swapped` also of what is on the swap device. A THP is
+    one entry, that of its head, and passed over if part of it lies outside."""
+    found = sorted(i for i in {*file.pages, *(file.swapped if swapped else ())} if first <= i <= last
+                   and (i not in file.pages or not file.pages[i].compound
+                        or (file.pages[i].tails and i + HPAGE_PMD_NR - 1 <= last)))
     size = k.traits.pagevec_size
     return [found[i:i + size] for i in range(0, len(found), size)]
 
 
 def truncate_inode_pages_range(k: Kernel, file: File, first: int, last: int) -> None:
-    """Pages leave the cache one pagevec at a time; releasing each pagevec starts with a local drain."""
+    """Pages leave the cache one pagevec at a time; releasing each pagevec starts with a local drain. A THP that lies
+    partly in the range is split behind that, and its pages go in another round."""
     for indices in _pagevecs(k, file, first, last, swapped=True):
         pagevec = [file.pages[i] for i in indices if i in file.pages]
         for page in pagevec:
@@ -26,11 +31,31 @@ def truncate_inode_pages_range(k: Kernel, file: File, first: int, last: int) -> 
                 swapfile.free_swap_and_cache(k, file.swapped.pop(index))
                 continue
             page = file.pages[index]
-            if page.mapcount:                  # a private copy's owner may have faulted it in again: not here
-                memory.unmap_mapping_range(k, file, page.index, page.index, even_cows=False)
+            if page.total_maps:                  # a private copy's owner may have faulted it in again: not here
+                memory.unmap_mapping_range(k, file, page.index, page.index + page.nr - 1, even_cows=False)
             page.dirty = False
             filemap.delete_from_page_cache(k, page)
         swap.pagevec_release(k, pagevec)
+    partial = _partial_folio(file, first, last)
+    if partial is not None:
+        if k.traits.split_smaller:
+            raise NotSupported("truncation within a huge page, which this kernel splits into smaller large folios")
+        swap.get_page(partial)
+        partial.dirty = partial.dirty or k.traits.partial_dirties
+        if not huge_memory.split_huge_page(k, partial):
+            raise NotSupported("truncation within a huge page that somebody holds")
+        swap.put_page(k, partial)
+        truncate_inode_pages_range(k, file, first, last)
+
+
+def _partial_folio(file: File, first: int, last: int) -> Page | None:
+    """A THP of which a part, not all, lies in first..last."""
+    for index in (first, last):
+        page = file.pages.get(index)
+        if page is not None and page.compound:
+            head = page.folio
+            return head if head.index < first or head.index + head.nr - 1 > last else None
+    return None
 
 
 def truncate_setsize(k: Kernel, file: File, size: int) -> None:
@@ -59,7 +84,7 @@ def invalidate_mapping_pages(k: Kernel, file: File, first: int, last: int) -> in
         for page in pagevec:
             swap.get_page(page)
         for page in pagevec:
-            if page.dirty or page.mapcount or page.refcount > 2:
+            if page.dirty or page.total_maps or page.refcount > 1 + page.nr:
                 failed += 1
                 swap.deactivate_file_page(k, page)
             else:

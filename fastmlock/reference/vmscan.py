@@ -25,10 +25,11 @@ def shrink_page(k: Kernel, page: Page, pages: list[Page], *, ask: bool = False, 
         return _activate_locked(k, page)
     if ask and not page_check_references(k, page):
         return False
-    if page.tails and not page.swapbacked:
-        raise NotSupported("reclaim of a lazily freed huge page")
+    if page.tails and (not page.swapbacked or (k.traits.shmem_swaps_whole and not page.anon)):
+        raise NotSupported("reclaim of a huge page that was freed lazily or, on this kernel, of a file, and is not "
+                           "split first")
     if page.tails and not huge_memory.split_huge_page(k, page, pages):
-        return _activate_locked(k, page)
+        return page.anon and _activate_locked(k, page)       # a file's is kept as it is
     if page.anon and page.swapbacked and page.swap is None and not swapfile.add_to_swap(k, page):
         return _activate_locked(k, page)                     # no room to swap to
     if page.mapcount and not rmap.try_to_unmap(k, page):
@@ -54,7 +55,7 @@ def page_check_references(k: Kernel, page: Page) -> bool:
     """Whether the page may go by what its mappings say of its use. One of a locked vma goes on to be unmapped, which
     marks it; from patch 13 it is marked already and kept. A first use gives it another round, a second makes it
     active."""
-    young, locked = rmap.page_referenced(k, page) if page.mapcount else (0, False)
+    young, locked = rmap.page_referenced(k, page) if page.total_maps else (0, False)
     referenced, page.referenced = page.referenced, False
     if locked:
         page.active = page.active or (k.traits.p13_referenced_restores and not page.mlocked)
@@ -99,26 +100,28 @@ IDLE_PASSES = 3
 
 def shrink_list(k: Kernel, name: str, pages: int, far: bool) -> int:
     """At most so many pages from the tail of a list, 32 at a time, behind a local drain each time. Those of an active
-    list lose their young bits and PG_active; those of an inactive one are reclaimed if they can be. What is left goes
-    back: unevictable pages through the lru_add batch, the others at once. -> pages freed"""
+    list lose their young bits and PG_active; those of an inactive one are reclaimed if they can be, the tails of a THP
+    that is split with them. What is left goes back: unevictable pages through the lru_add batch, the others at once. A
+    THP counts as all its pages, and is taken whole. -> pages freed"""
     freed = 0
     while pages:
         swap.lru_add_drain(k)
-        taken = list(k.lists[name])[:min(pages, SWAP_CLUSTER_MAX)]
+        taken: list[Page] = []
+        for page in k.lists[name]:
+            if sum(one.nr for one in taken) < min(pages, SWAP_CLUSTER_MAX):
+                taken.append(page)
         if not taken:
             break
-        pages -= len(taken)
-        if any(page.tails for page in taken):
-            raise NotSupported("a scan of a list with huge pages")
+        pages = max(pages - sum(page.nr for page in taken), 0)
         for page in taken:
             swap.isolate_lru_page(k, page)
         gone = []
         for page in taken:
-            if name.startswith("inactive") and shrink_page(k, page, [], ask=True, far=far):
+            if name.startswith("inactive") and shrink_page(k, page, taken, ask=True, far=far):
                 gone.append(page)
                 continue
             if name.startswith("active"):
-                if swap.page_evictable(page) and page.mapcount:
+                if swap.page_evictable(page) and page.total_maps:
                     rmap.page_referenced(k, page)
                 page.active = False
             if swap.page_evictable(page):

@@ -38,10 +38,10 @@ def live() -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
             for name in names}
 
 
-def huge(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
-    """Scenarios with transparent huge pages as recorded on `kernel` (docs/conformance.md says how): name -> scenario
-    and records; empty for a kernel they were not recorded on."""
-    return _beside("thp", kernel)
+def huge(kernel: str, *, files: bool = False) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:
+    """Scenarios with transparent huge pages, anonymous or (`files`) of tmpfs, as recorded on `kernel`
+    (docs/conformance.md says how): name -> scenario and records; empty for a kernel they were not recorded on."""
+    return _beside("thp-files" if files else "thp", kernel)
 
 
 def hotplug(kernel: str) -> dict[str, tuple[Scenario, list[dict[str, Any]]]]:

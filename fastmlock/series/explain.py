@@ -19,7 +19,9 @@ from fastmlock.scenario import language
 from fastmlock.scenario.run import run
 from fastmlock.system import System
 
-CHECKS = {"barrier": barrier.report}
+from . import collapse
+
+CHECKS = {"barrier": barrier.report, "collapse": collapse.report}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 _SHOWN = "LUM"
 

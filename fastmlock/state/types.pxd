@@ -314,7 +314,8 @@ cdef struct Mapping:
     uint32_t shmem          # 1 = tmpfs or hugetlbfs: nothing is ever written back
     uint32_t unevictable    # SHM_LOCK, ramfs
     int64_t nr_locked       # VM_LOCKED vmas in i_mmap
-    uint16_t kind           # MappingKind
+    uint8_t kind            # MappingKind
+    uint8_t huge            # 1 = tmpfs mounted huge=always: a hole becomes a THP where one fits
     uint16_t interleave     # 1 = pages spread over nodes
     uint32_t node
     int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
@@ -461,6 +462,13 @@ cdef struct Traits:
     int32_t huge_pmd_accessed   # zapping a young huge pmd of a file marks it accessed
     int32_t collapse_read_only  # memory that may not be written is collapsed too (6.17)
     int32_t cow_reuse_large     # 6.15: a large folio all of whose references are one mm's maps is not copied
+    int32_t walk_marks_thp      # page_mlock() marks a file's THP too (5.15, not 5.10)
+    int32_t split_smaller       # truncation splits a THP into large folios, not pages (6.15)
+    int32_t shmem_swaps_whole   # a THP of tmpfs is reclaimed without being split (6.12)
+    int32_t collapse_ptes       # khugepaged and MADV_COLLAPSE take away ptes of a THP that a pmd could map (6.1)
+    int32_t retract_all         # collapse of a file takes everybody's page tables, without mmap_lock (6.6)
+    int32_t partial_dirties     # a hole in a THP dirties what is left of it (5.17)
+    int32_t nohuge_no_pmd       # MADV_NOHUGEPAGE keeps pmds from mapping a file's THPs (6.12)
     int32_t mlock_whole_folio   # rmap adding of all ptes of a large folio at once mlocks it (6.17)
     int32_t split_zeroes        # splitting a THP gives its zero-filled pages up for the zero page (6.12)
     int32_t cow_frees_swap_cache    # 5.14: a COW's old page that nobody maps any more leaves the swap cache
