@@ -246,3 +246,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_releases_are_known() -> None:
     assert set(RELEASES) <= set(kernels.RELEASES)
+
+
+@pytest.mark.parametrize("lines", [
+    "swap 2\nfile G tmpfs 2\np2 mmap B G private rw 0 2\np2 touch B 1 1 w\np2 madvise B 0 2 pageout\np2 touch B 0 1 r",
+    "swap 2\np0 mmap B anon private rw 0 1\np0 touch B 0 1 w\np0 madvise B 0 1 pageout\np0 movepages B 0",
+    "file G ext4 1\np2-3 mmap B G private rx 0 1\np3 touch B 0 1 r\nreclaim 1\np2 touch B 0 1 r\nreclaim 1",
+    "swap 40\nfile G tmpfs 5\np0 mmap A G private rw 0 4 populate\np0 madvise A 0 4 pageout\n"
+    "p0 fork p1\np0 touch A 1 1 w",
+], ids=["fault-around of swapped pages", "move_pages of a swapped page", "code stays active", "first swap fault"])
+@pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2+10", "6.1", "6.18"])
+def test_what_campaigns_have_found(kernel: str, lines: str) -> None:
+    outcome = against_exact(lines.splitlines(), lambda: System(kernel), lambda: ReferenceSystem(kernel))
+    assert outcome.difference is None and not outcome.unsupported

@@ -93,7 +93,9 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
     for at in range(first, last):
         index = vma.index(at)
         page = vma.file.pages.get(index)
-        if page is None or page.readahead or index >= vma.file.size or at in vma.mm.ptes:
+        if page is None or page.readahead or index >= vma.file.size:
+            continue
+        if at in vma.mm.ptes or at in vma.mm.swapped:
             continue
         if none and page.compound and huge_memory.do_set_pmd(k, vma, addr, page, write=False):
             return True
