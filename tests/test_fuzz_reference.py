@@ -254,8 +254,11 @@ def test_releases_are_known() -> None:
     "file G ext4 1\np2-3 mmap B G private rx 0 1\np3 touch B 0 1 r\nreclaim 1\np2 touch B 0 1 r\nreclaim 1",
     "swap 40\nfile G tmpfs 5\np0 mmap A G private rw 0 4 populate\np0 madvise A 0 4 pageout\n"
     "p0 fork p1\np0 touch A 1 1 w",
-], ids=["fault-around of swapped pages", "move_pages of a swapped page", "code stays active", "first swap fault"])
-@pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2+10", "6.1", "6.18"])
+    "swap 2\nfile G tmpfs 1\np1 mmap B G private rw 0 1\np1 touch B 0 1 w\np1 madvise B 0 1 pageout\n"
+    "p1 madvise B 0 1 dontneed",
+], ids=["fault-around of swapped pages", "move_pages of a swapped page", "code stays active", "first swap fault",
+        "swapped copies are given up"])
+@pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2", "5.17-rc2+10", "6.1", "6.18"])
 def test_what_campaigns_have_found(kernel: str, lines: str) -> None:
     outcome = against_exact(lines.splitlines(), lambda: System(kernel), lambda: ReferenceSystem(kernel))
     assert outcome.difference is None and not outcome.unsupported

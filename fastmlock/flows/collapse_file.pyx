@@ -19,7 +19,6 @@ from fastmlock.mm.vma cimport find_vma
 
 
 cdef enum:
-    ZAP_KEEP_COWED = 1
     COLLAPSE_REFS = 3           # of a page that may be replaced: the page cache's, the isolation's and our own
 
 

@@ -13,8 +13,6 @@ from fastmlock.mm.vma cimport vma_pages
 
 cdef enum:
     FILE_SYNCED = 1             # the pages are clean afterwards
-    ZAP_KEEP_COWED = 1
-    ZAP_OF_FILE = 2
 
 
 cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:

@@ -135,6 +135,11 @@ cdef enum FollFlag:
     FOLL_POPULATE = 4
     FOLL_MLOCK = 8
 
+cdef enum ZapFlag:
+    ZAP_KEEP_COWED = 1      # only pages of the file itself (hole punch keeps private copies)
+    ZAP_OF_FILE = 2         # unmap_mapping_range()
+    ZAP_RECLAIM_PT = 4      # a page table that is left empty may go (MADV_DONTNEED)
+
 cdef enum ListKind:
     LIST_CPU_PVEC = 0
     LIST_TASK_PVEC = 1

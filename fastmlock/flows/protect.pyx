@@ -113,9 +113,6 @@ cdef int sys_mprotect(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- madvise
 cdef enum:
-    ZAP_RECLAIM_PT = 2
-
-cdef enum:
     MADV_NORMAL = 0
     MADV_RANDOM = 1
     MADV_SEQUENTIAL = 2

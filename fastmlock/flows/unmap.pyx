@@ -12,6 +12,7 @@ from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.swapfile cimport free_swap_and_cache, free_swap_cache
 from fastmlock.mm.vma cimport *
+from fastmlock.state.prefetch cimport PREFETCH_AHEAD
 
 
 # ---- zap_page_range of one vma
@@ -26,11 +27,6 @@ cdef enum:
     ZP_DELAYED = 7
     ZP_UNLOCK = 8
     ZP_GATHER_DELAYED = 9
-
-cdef enum:
-    ZAP_RECLAIM_PT = 2
-    ZAP_KEEP_COWED = 1          # only pages of the file itself (hole punch keeps private copies)
-    ZAP_OF_FILE = 2             # unmap_mapping_range()
 
 cdef enum:
     GATHER_FULL = 1
@@ -89,6 +85,8 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 f.pc = ZP_DELAYED if f.k & FLUSH_NOW and w.tr.delayed_rmap else ZP_UNLOCK
                 continue
             pte = pte_get(w, f.i, entry)
+            if entry + PREFETCH_AHEAD < end:
+                prefetch_pte(w, f.i, entry + PREFETCH_AHEAD)
             if f.d & ZAP_KEEP_COWED and pte & PTE_PRESENT and not pte & PTE_SPECIAL \
                     and w.pages[pte_pfn(pte)].flags & PG_anon:
                 f.b += 1
