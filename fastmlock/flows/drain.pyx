@@ -2,6 +2,7 @@
 """LRU batches and the freeing of pages: everything that takes lru_lock outside mlock itself. (mm/swap.c)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.lru cimport *
+from fastmlock.state.prefetch cimport PREFETCH_AHEAD, prefetch
 from fastmlock.mm.hugetlb cimport free_compound_page
 
 
@@ -159,6 +160,8 @@ cdef int release_pages(World *w, Task *t, Frame *f) noexcept nogil:
     i = f.i
     while i < f.b:
         page = list[i]
+        if i + PREFETCH_AHEAD < f.b:
+            prefetch(&w.pages[list[i + PREFETCH_AHEAD]])
         if test(w, page, PG_tail | PG_reserved):
             page = list[i] = compound_head(w, page) if test(w, page, PG_tail) else 0
         if page and put_page_testzero(w, page):

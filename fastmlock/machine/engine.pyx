@@ -7,6 +7,7 @@ the start of a segment and the segment's time passes after it, so a lock is held
 between taking it and giving it back.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from fastmlock.flows.prefetch cimport prefetch_task, prefetch_work
 from fastmlock.flows.step cimport flow_fn, flow_table, step_with
 from fastmlock.machine.core cimport (account, charge, cpu_at, fill, latency, line_move, line_owner,
                                      stat_acquired, stat_released)
@@ -19,6 +20,7 @@ from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
 from fastmlock.machine.types cimport *
 from fastmlock.machine.watchdog cimport watchdog
+from fastmlock.state.prefetch cimport prefetch
 from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, REQ_DELAY, REQ_DONE, REQ_DOWNGRADE,
                                     REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE, REQ_ERROR, REQ_EXIT,
                                     REQ_LOCK_PAGE, REQ_RESCHED, REQ_SPIN_LOCK, REQ_SPIN_UNLOCK,
@@ -133,9 +135,33 @@ cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexce
     return got_ns
 
 
+cdef inline void prefetch_waiters(Mach *m, SpinLock *lock) noexcept nogil:
+    """Who comes next is known where there is a queue. Of the third in it, its cpu is fetched; of the second, whom that cpu
+    has led to: its task; of the first, what it works on."""
+    cdef int cpu = lock.head - 1
+    cdef int task
+    if cpu < 0:
+        return
+    prefetch_work(m.w, m.cpus[cpu].curr - 1)
+    prefetch(&m.pages[m.cpus[cpu].last_page])
+    cpu = m.cpus[cpu].mcs_next - 1
+    if cpu < 0:
+        return
+    task = m.cpus[cpu].curr - 1
+    prefetch_task(m.w, task, cpu)
+    prefetch(&m.tasks[task])
+    prefetch(<char *>&m.tasks[task] + 64)
+    prefetch(&m.acct[cpu * NR_ACCOUNTS])
+    cpu = m.cpus[cpu].mcs_next - 1
+    if cpu >= 0:
+        prefetch(&m.cpus[cpu])
+        prefetch(<char *>&m.cpus[cpu] + 64)
+
+
 cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
     r.waiting = 0
     m.spins[r.wait_class][r.wait_obj].held_ns = t_ns
+    prefetch_waiters(m, &m.spins[r.wait_class][r.wait_obj])
     stat_acquired(m, r.wait_class, 1, True, True, t_ns - r.wait_ns)
     account(m, cpu, t_ns, spin_account(r.wait_class))
     if r.wait_class == LK_LRU:

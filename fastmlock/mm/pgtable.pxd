@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.state.types cimport *
 from fastmlock.mm.page cimport work
+from fastmlock.state.prefetch cimport prefetch
 from fastmlock.state.debug cimport *
 
 # a page-table entry as flows see it, whatever the leaf's form: flags, and the pfn from bit 12 up
@@ -35,6 +36,13 @@ cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
         return 0
     return (<uint64_t>w.cache[w.mappings[lf.mapping].base + lf.pgoff + i] << 12) | PTE_PRESENT \
         | (bits.young >> at & 1) << 1 | (bits.dirty >> at & 1) << 2 | (bits.write >> at & 1) << 3
+
+
+cdef inline void prefetch_pte(World *w, uint32_t leaf, int i) noexcept nogil:
+    """The page of a linear leaf's entry is wanted soon."""
+    cdef Leaf *lf = &w.leaves[leaf]
+    if not lf.full:
+        prefetch(&w.pages[w.cache[w.mappings[lf.mapping].base + lf.pgoff + i]])
 
 
 cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:
