@@ -53,7 +53,9 @@ def error_of(capsys):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen([sys.executable, "-c", WITH_FAKE, *arguments], stderr=subprocess.PIPE, **options)
+    """A shell ignores SIGINT for what it runs in the background, and these tests with it: the process does not."""
+    return subprocess.Popen([sys.executable, "-c", WITH_FAKE, *arguments], stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
 # ---- run
