@@ -64,7 +64,7 @@ setup(
             include_dirs=sorted({".", *(os.path.dirname(header) for header in headers)}),
             depends=headers,
             define_macros=[("FASTMLOCK_DEBUG", "1")] * DEBUG + [("CYTHON_TRACE_NOGIL", "1")] * PROFILE,
-            extra_compile_args=["-O2", "-g"] + ["-fno-inline-functions"] * PROFILE,
+            extra_compile_args=["-O1" if DEBUG else "-O2", "-g"] + ["-fno-inline-functions"] * PROFILE,
         )
         for pyx in sorted(SOURCE.rglob("*.pyx"))
     ],

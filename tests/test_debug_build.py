@@ -1,12 +1,23 @@
-"""A debug build (FASTMLOCK_DEBUG=1) stops where something does not hold; a release build has no such checks."""
+"""A debug build (FASTMLOCK_DEBUG=1) stops where something does not hold; a release build has no such checks.
+
+In a release build one test makes a debug build of its own, and has that go through this file and the invariants.
+"""
 from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from fastmlock.state.world import DEBUG_BUILD, ModelError
 from fastmlock.system import System
 
-pytestmark = pytest.mark.skipif(not DEBUG_BUILD, reason="a release build: made without FASTMLOCK_DEBUG=1")
+ROOT = Path(__file__).resolve().parent.parent
+
+in_debug_build = pytest.mark.skipif(not DEBUG_BUILD, reason="a release build: made without FASTMLOCK_DEBUG=1")
 
 
 def mapped() -> tuple[System, int, int]:
@@ -18,6 +29,7 @@ def mapped() -> tuple[System, int, int]:
     return system, pid, system.cached(file, 2)
 
 
+@in_debug_build
 @pytest.mark.parametrize("field, value, words", [("refcount", 0, "none left"), ("mapcount", 0, "fewer mappings")])
 def test_a_broken_page_stops_the_run(field: str, value: int, words: str) -> None:
     system, pid, pfn = mapped()
@@ -26,6 +38,22 @@ def test_a_broken_page_stops_the_run(field: str, value: int, words: str) -> None
         system.exit(pid)
 
 
+@in_debug_build
 def test_a_whole_one_does_not() -> None:
     system, pid, _ = mapped()
     system.exit(pid)
+
+
+@pytest.mark.skipif(DEBUG_BUILD, reason="this is one")
+def test_a_debug_build_goes_through_the_invariants(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "fastmlock", tmp_path / "fastmlock",
+                    ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    there = {**os.environ, "PYTHONPATH": str(tmp_path), "FASTMLOCK_DEBUG": "1"}
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=tmp_path, env=there, check=True)
+    tests = [str(ROOT / "tests" / name) for name in ("test_debug_build.py", "test_invariants.py", "test_hugetlb.py")]
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], cwd=tmp_path,
+                         env=there, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert ", 1 skipped" in run.stdout, "only this test itself is left out there, so it was the debug build that ran"

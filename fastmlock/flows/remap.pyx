@@ -167,9 +167,9 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- checks
 cdef int64_t get_unmapped_area(World *w, uint32_t mm, int64_t pages) noexcept nogil:
-    """Some free place below the first mapping of the process; the real choice depends on the whole process."""
+    """The highest free place, from the top downwards; the real choice depends on the whole process."""
     cdef uint32_t vma = w.mms[mm].vma
-    cdef int64_t top = 0x100000000 - 0x10001       # at the end of a table, like mmap_base without randomisation
+    cdef int64_t top = 0x7ffff7fff                  # mmap_base without randomisation
     cdef bint moved = True
     while moved:
         moved = False

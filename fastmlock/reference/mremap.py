@@ -136,8 +136,8 @@ def _vma_expandable(mm: Mm, vma: Vma, delta: int) -> bool:
 
 
 def get_unmapped_area(mm: Mm, pages: int) -> int:
-    """Some free place below the regions of a scenario; the real choice depends on the whole process."""
-    top = (0x100000000000 >> 12) - 0x10001      # at the end of a 2 MiB table, like mmap_base without randomisation
+    """The highest free place, from the top downwards; the real choice depends on the whole process."""
+    top = 0x7ffff7fff                           # mmap_base without randomisation
     while any(vm_start_gap(v) < top and v.end > top - pages for v in mm.vmas):
         top = min(vm_start_gap(v) for v in mm.vmas if vm_start_gap(v) < top and v.end > top - pages)
     return top - pages
