@@ -13,6 +13,7 @@ stands there, and each order shown is one that a kernel can take: its writer was
 """
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from fastmlock.flows.drain cimport drained_cpu
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_start, flow_step, run_untimed
 
@@ -88,7 +89,7 @@ cdef bint party_cpu_free(Race *r, int i) noexcept nogil:
     cdef Task *t = &r.w.tasks[r.party[i].task]
     cdef int k, cpu, drained = CPU_NONE
     if t.depth >= 0 and t.stack[t.depth].fn == F_DRAIN_ALL:
-        drained = t.stack[t.depth].i
+        drained = drained_cpu(t, t.stack[t.depth].i)
     for k in range(r.n):
         if k != i:
             cpu = occupied_cpu(r, k)

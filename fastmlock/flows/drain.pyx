@@ -17,11 +17,11 @@ cdef int lru_add_drain(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int lru_add_drain_all(World *w, Task *t, Frame *f) noexcept nogil:
-    """Every cpu with something in its batches drains; here they follow one another. i = the cpu whose turn it is: at
-    the request in front of it a driver may hold the task back while that cpu is busy."""
+    """Every cpu with something in its batches drains; here they follow one another. i = whose turn it is
+    (`drained_cpu`): at the request in front of it a driver may hold the task back while that cpu is busy."""
     if f.pc == 1:
         f.i += 1
-        return call(w, t, f, 0, F_DRAIN, f.i - 1)
+        return call(w, t, f, 0, F_DRAIN, drained_cpu(t, f.i - 1))
     if f.i < w.nr_cpus:
         f.pc = 1
         return REQ_RESCHED
