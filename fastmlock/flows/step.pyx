@@ -6,8 +6,8 @@ at a request.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows cimport (brk, collapse_file, drain, exit as exit_flow, fault, file, fork, gup, hotplug, huge_memory,
-                              hugetlb, khugepaged, ksm, mlock, mlock_calls, mmap, munlock, oom, protect, reclaim, remap,
-                              scan, shm, split, swapin, swapoff, synthetic, unmap)
+                              hugetlb, khugepaged, ksm, migrate, mlock, mlock_calls, mmap, munlock, oom, protect, reclaim,
+                              remap, scan, shm, split, swapin, swapoff, synthetic, unmap)
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
@@ -38,6 +38,7 @@ file.register(TABLE)
 protect.register(TABLE)
 remap.register(TABLE)
 reclaim.register(TABLE)
+migrate.register(TABLE)
 scan.register(TABLE)
 oom.register(TABLE)
 shm.register(TABLE)

@@ -1,0 +1,3 @@
+from fastmlock.flows.step cimport flow_fn
+
+cdef void register(flow_fn *table) noexcept
