@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fastmlock.scenario import recordings
-from fastmlock.scenario.compare import COUNTERS, RecordError, compare, load_records, read_records
+from fastmlock.scenario.compare import (
+    COUNTERS,
+    RecordError,
+    compare,
+    load_records,
+    read_records,
+    with_repetitions,
+)
 
 CHECK = Path(__file__).resolve().parents[2] / "shared" / "oracle" / "check.py"
 
@@ -90,6 +97,18 @@ def test_recordings_that_do_not_agree_with_themselves():
     state = held(lambda s: (s["p"].clear(), s["f"].clear()), real=lambda s: s.update(agree=[2, 2, 3]))
     assert (state.equal_soft, state.unsettled_state, state.unsettled_counters) == (1, 1, 1)
     assert held(lambda s: s.update(ret=1), real=lambda s: s.update(agree=[1, 1, 3])).equal == 0
+
+
+def test_a_recording_that_was_made_again():
+    def again(change, agree):
+        other = copy.deepcopy({**STEP, "agree": agree})
+        change(other)
+        return with_repetitions([KERNEL, STEP], [KERNEL, other])[1]["agree"]
+
+    assert again(lambda s: None, [6, 6, 6]) == [9, 9, 9]
+    assert again(page(flags="LRD"), [6, 6, 6]) == [6, 6, 9]                 # it came out otherwise
+    assert again(page(flags="LUMDs"), [6, 6, 6]) == [9, 6, 9]               # in a soft flag
+    assert again(page(flags="LRD"), [4, 4, 6]) == [7, 7, 9]                 # and itself in two ways
 
 
 def test_counters_of_a_shared_machine_are_left_out():

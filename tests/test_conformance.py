@@ -11,7 +11,6 @@ from fastmlock.reference import ReferenceSystem
 from fastmlock.scenario import conformance, recordings
 from fastmlock.system import System
 
-FRAMES = "a file's page is shown by the frame it had last, which another page has got since"
 HOST_ZERO_PAGE = "PG_referenced of the one zero page of a shared machine"
 REFAULT = "refault distance against the machine's own active file pages"
 OWN_TEXT = "how far the machine had used the recorder's program file"
@@ -20,7 +19,6 @@ ZERO_PAGE = "PG_referenced of the one zero page, left behind by the scenario bef
 
 #: (kernel, scenario) -> steps that differ in hard fields, steps that differ in soft ones only, why
 EXPLAINED: dict[tuple[str, str], tuple[set[int], set[int], str]] = {
-    ("6.12", "r001"): (set(range(64, 71)), set(), FRAMES),
     ("5.10", "s20_pageout_ext4"): (set(), {18, 19}, REFAULT),
     **{(f"5.17-rc5+{n}", "s09_mlockall"): (set(), {4}, OWN_TEXT) for n in ("02", "03")},
     ("5.10", "s31o3_swapoff_tmpfs"): (set(), set(range(11, 16)), REFAULT),

@@ -105,6 +105,23 @@ def compare(mine: Iterable[Record], real: Sequence[Record], *,
         raise RecordError(f"not records of a scenario: {type(error).__name__}: {error}") from error
 
 
+def with_repetitions(records: Sequence[Record], others: Sequence[Record]) -> list[dict[str, Any]]:
+    """A recording whose `agree` also counts another recording of the same scenario on the same kernel: what the two do
+    not have alike, or the other's own repetitions not, is not settled. Raises `RecordError`."""
+    differing = {one.step: one for one in compare(records, others).differing}
+    agree_of = {other["step"]: other["agree"] for other in others if other.get("step")}
+    counted = []
+    for record in records:
+        if record.get("step"):
+            state, everything, times = agree_of[record["step"]]
+            mine = record.get("agree", (1, 1, 1))
+            one = differing.get(record["step"])
+            record = {**record, "agree": [state + mine[0] * (one is None or not one.hard),
+                                          everything + mine[1] * (one is None), times + mine[2]]}
+        counted.append(dict(record))
+    return counted
+
+
 def _compare(mine: Iterable[Record], real: Sequence[Record], counters: bool | Collection[str] | None,
              partly_seen: bool) -> Comparison:
     if counters is None:

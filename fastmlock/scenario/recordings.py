@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from .commands import Scenario
-from .compare import read_records
+from .compare import read_records, with_repetitions
 from .language import parse
 
 ARCHIVE = re.compile(r"recordings-(.+)\.tar\.xz")
@@ -96,12 +96,15 @@ def scenario(name: str) -> Scenario:
 
 
 def load(kernel: str, scenario: str) -> list[dict[str, Any]]:
-    """What `kernel` left behind after each step, step 0 first. Raises `UnknownRecording`."""
+    """What `kernel` left behind after each step, step 0 first. A recording that was made again has both's repetitions in
+    its `agree`. Raises `UnknownRecording`."""
     kernel = recorded(kernel)
     packed = _recordings(kernel).get(scenario)
     if packed is None:
         raise UnknownRecording(f"scenario {scenario!r} is not recorded on {kernel}")
-    return read_records(packed, f"{kernel}/{scenario}.jsonl")
+    records = read_records(packed, f"{kernel}/{scenario}.jsonl")
+    again = _again(kernel).get(scenario)
+    return with_repetitions(records, read_records(again, f"again, {kernel}/{scenario}.jsonl")) if again else records
 
 
 def _age(kernel: str) -> tuple[int, ...]:
@@ -121,6 +124,13 @@ def _with_endings(archive: str) -> dict[str, bytes]:
 @lru_cache(maxsize=4)
 def _recordings(kernel: str) -> dict[str, bytes]:
     return _with_own(f"recordings-{kernel}.tar.xz", kernel)
+
+
+@lru_cache(maxsize=4)
+def _again(kernel: str) -> dict[str, bytes]:
+    """Given scenarios that were recorded once, and in whose recording the model differed: recorded again."""
+    name = f"again-{kernel}.tar.xz"
+    return _unpacked(name) if (files("fastmlock.data") / name).is_file() else {}
 
 
 def _with_own(archive: str, what: str) -> dict[str, bytes]:
