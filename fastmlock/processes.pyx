@@ -118,9 +118,10 @@ cdef class Processes(KernelEntry):
     def set_rlimit_memlock(self, int pid, limit_bytes):
         """Soft and hard limit alike; only root may raise the hard one."""
         cdef Task *t = &self.w.tasks[pid]
+        limit_bytes = min(limit_bytes, <int64_t>0x7fffffffffffffff)
         if limit_bytes > t.rlimit_memlock and t.uid:
             return -1, _errno.EPERM
-        t.rlimit_memlock = min(limit_bytes, <int64_t>0x7fffffffffffffff)
+        t.rlimit_memlock = limit_bytes
         return 0, 0
 
     def setuid(self, int pid, int uid):
@@ -412,7 +413,7 @@ cdef class Processes(KernelEntry):
         0 or the node, or minus an errno: EACCES for a page that others map too, EBUSY for one that cannot be moved."""
         if node is not None and not 0 <= node < self.w.nr_nodes:
             return -_errno.ENODEV, 0
-        self.drain_all()
+        self.call(pid, F_SYS_DRAIN_ALL)
         kind, pfn = self.pte(pid, addr)
         vma = self.find(pid, addr)
         if not vma or pfn == self.w.zero_page:
