@@ -26,6 +26,14 @@ def test_a_miss_is_printed_and_told(monkeypatch, tmp_path, capsys) -> None:
     assert (tmp_path / "bad.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("factor, least, most", [(1.25, 0.75, 1.25), (1.01, 0.99, 1.01), (2, 0.5, 2), (1, 1, 1)])
+def test_what_within_means(factor: float, least: float, most: float) -> None:
+    """Per cent are of what is known; a factor counts either way."""
+    for ratio, hits in ((least, True), (most, True), (least - 1e-6, False), (most + 1e-6, False)):
+        one = Comparison(what="it", model=100 * ratio, known=100)
+        assert Point(name="p", title="P", source="here", factor=factor, comparisons=[one]).hit(one) is hits
+
+
 def test_unknown_point_is_refused_in_one_line(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["verification", "nosuch"]) == 2

@@ -161,10 +161,10 @@ cdef inline void prefetch_waiters(Mach *m, SpinLock *lock) noexcept nogil:
 cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexcept nogil:
     r.waiting = 0
     m.spins[r.wait_class][r.wait_obj].held_ns = t_ns
-    prefetch_waiters(m, &m.spins[r.wait_class][r.wait_obj])
     stat_acquired(m, r.wait_class, 1, True, True, t_ns - r.wait_ns)
     account(m, cpu, t_ns, spin_account(r.wait_class))
     if r.wait_class == LK_LRU:
+        prefetch_waiters(m, &m.spins[r.wait_class][r.wait_obj])
         r.irqs_off += 1
         t_ns = lruvec_line(m, cpu, m.cpus[cpu].granted_by, t_ns)
     return t_ns
