@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fastmlock import System
+from fastmlock.scenario import parse
+from fastmlock.scenario.run import run
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -38,3 +42,10 @@ def test_every_word_of_a_scenario_is_documented() -> None:
     text = (ROOT / "docs" / "scenarios.md").read_text().replace("\\|", "|")
     for usage, _ in [*CONTROLLER.values(), *PROCESS.values()]:
         assert f"\n| `{usage}` |" in text, usage
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/nondeterminism").glob("*.txt")), ids=lambda path: path.stem)
+def test_programs_that_a_real_kernel_answers_twice_run(path: Path) -> None:
+    system = System(path.stem.partition("-")[0])
+    scenario = parse(path.read_text(), path.name)
+    assert len(list(run(scenario, system))) == len(scenario.commands) + 1

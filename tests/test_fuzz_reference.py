@@ -256,7 +256,8 @@ def test_releases_are_known() -> None:
     "p0 fork p1\np0 touch A 1 1 w",
     "swap 2\nfile G tmpfs 1\np1 mmap B G private rw 0 1\np1 touch B 0 1 w\np1 madvise B 0 1 pageout\n"
     "p1 madvise B 0 1 dontneed",
-    "file F tmpfs 0\np0-8 mmap A F shared r 0 17\np3-6 mlock A 0 17\nfwrite F 16 1\np3-6 touch A 16 1 r\np0 movepages A 0",
+    "file F tmpfs 0\np0-8 mmap A F shared r 0 17\np3-6 mlock A 0 17\nfwrite F 16 1\np3-6 touch A 16 1 r\n"
+    "p0 movepages A 0",
     "p0 rlimit memlock -1\np0 setuid 1\np0 rlimit memlock -1",
 ], ids=["fault-around of swapped pages", "move_pages of a swapped page", "code stays active", "first swap fault",
         "swapped copies are given up", "which cpu drains first", "no limit is none"])

@@ -96,8 +96,8 @@ def scenario(name: str) -> Scenario:
 
 
 def load(kernel: str, scenario: str) -> list[dict[str, Any]]:
-    """What `kernel` left behind after each step, step 0 first. A recording that was made again has both's repetitions in
-    its `agree`. Raises `UnknownRecording`."""
+    """What `kernel` left behind after each step, step 0 first. A recording that was made again has the repetitions of
+    both in its `agree`. Raises `UnknownRecording`."""
     kernel = recorded(kernel)
     packed = _recordings(kernel).get(scenario)
     if packed is None:

@@ -33,8 +33,8 @@ class Comparison:
 class Point:
     """Numbers that belong together: they share a source, a tolerance and a picture.
 
-    `factor` is how far a ratio may be from 1: 1.01 is "within 1 %" of what is known, 2 is "within a factor of two" either
-    way, 1 is "exact". `checks` are statements on all of them, such as their order, with whether they hold.
+    `factor` is how far a ratio may be from 1: 1.01 is "within 1 %" of what is known, 2 is "within a factor of two"
+    either way, 1 is "exact". `checks` are statements on all of them, such as their order, with whether they hold.
     """
 
     name: str
@@ -61,7 +61,9 @@ class Point:
     def tolerance(self) -> str:
         if self.factor == 1:
             return "exact"
-        return f"within {100 * (self.factor - 1):.0f} %" if self.factor < PERCENT_BELOW else f"within a factor of {self.factor:g}"
+        if self.factor < PERCENT_BELOW:
+            return f"within {100 * (self.factor - 1):.0f} %"
+        return f"within a factor of {self.factor:g}"
 
 
 def points() -> dict[str, Callable[[bool], Point]]:
