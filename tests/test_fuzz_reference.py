@@ -259,8 +259,10 @@ def test_releases_are_known() -> None:
     "file F tmpfs 0\np0-8 mmap A F shared r 0 17\np3-6 mlock A 0 17\nfwrite F 16 1\np3-6 touch A 16 1 r\n"
     "p0 movepages A 0",
     "p0 rlimit memlock -1\np0 setuid 1\np0 rlimit memlock -1",
+    "swap 2\nfile F tmpfs 1\np0 mmap E F shared r 0 1 populate\npunch F 0 1\nreclaim 1",
 ], ids=["fault-around of swapped pages", "move_pages of a swapped page", "code stays active", "first swap fault",
-        "swapped copies are given up", "which cpu drains first", "no limit is none"])
+        "swapped copies are given up", "which cpu drains first", "no limit is none",
+        "reclaim of a page that no file has any more"])
 @pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2", "5.17-rc2+10", "5.18", "6.1", "6.18"])
 def test_what_campaigns_have_found(kernel: str, lines: str) -> None:
     outcome = against_exact(lines.splitlines(), lambda: System(kernel), lambda: ReferenceSystem(kernel))

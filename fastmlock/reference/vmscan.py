@@ -41,7 +41,7 @@ def shrink_page(k: Kernel, page: Page, pages: list[Page], *, ask: bool = False, 
         return True
     if page.dirty and not page.swapbacked:                   # a disk file's: not ours to write
         return _activate_locked(k, page)
-    if page.refcount != 2:                                   # the cache's and the isolation's
+    if page.refcount != 2 or (page.mapping is None and page.swap is None):     # the cache's and the isolation's
         return False
     if page.dirty and page.swap is None and not shmem.shmem_writepage(k, page):
         return _activate_locked(k, page)
