@@ -1,4 +1,4 @@
-"""Two storms that have nothing to do with each other, one after the other and in two threads: how much faster, same bytes?
+"""Two storms that have nothing to do with each other, in turn and in two threads: how much faster, and the same bytes?
 
     python -m benches.two_threads [--coarse] [--pages P] [--rounds N]
 
@@ -51,7 +51,8 @@ def main() -> int:
             processes.append(single / away)
             print(f"in turn {single:6.2f} s   two threads {both:6.2f} s, {threads[-1]:.2f} times as fast   "
                   f"two processes {away:6.2f} s, {processes[-1]:.2f} times", flush=True)
-    print(f"median: threads {statistics.median(threads):.2f}, processes {statistics.median(processes):.2f}; same results")
+    print(f"median: threads {statistics.median(threads):.2f}, processes {statistics.median(processes):.2f}; "
+          "same results")
     return 0
 
 
