@@ -89,9 +89,10 @@ def measure(repetitions: int = 25, cpu: int | None = None) -> dict[str, Measured
             os.ftruncate(fd, PAGES * PAGE)
             keep = _map(fd)
             _touch(keep)                                        # so that the page cache has them all
-            for _ in range(repetitions + 3):
+            for warm in range(-3, repetitions):
                 for name, ns in _round(fd).items():
-                    samples.setdefault(name, []).append(ns)
+                    if warm >= 0:
+                        samples.setdefault(name, []).append(ns)
             _libc.munmap(keep, PAGES * PAGE)
             if len(cpus) > 1:
                 samples.update(_two(fd, cpus[1], repetitions))
@@ -99,8 +100,7 @@ def measure(repetitions: int = 25, cpu: int | None = None) -> dict[str, Measured
             os.close(fd)
     finally:
         os.sched_setaffinity(0, set(allowed))
-    return {name: Measured.of(values[3:] if len(values) > repetitions else values, 0.5 if name.endswith("_2") else 0.25)
-            for name, values in samples.items()}
+    return {name: Measured.of(values, 0.5 if name.endswith("_2") else 0.25) for name, values in samples.items()}
 
 
 def _lock_both(address: int, prefix: str) -> dict[str, float]:

@@ -148,9 +148,7 @@ cdef int access_remote_vm(World *w, Task *t, Frame *f) noexcept nogil:
             f.d = 0
             return ask(t, f, AR_UNLOCKED, REQ_UP_READ, LK_MMAP, <uint32_t>f.a)
         if not v.flags & (VM_WRITE if f.c else VM_READ):        # FOLL_FORCE
-            w.unsupported = F_ACCESS_REMOTE_VM
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
+            return unsupported(w, f.fn)
         f.pc = AR_LOOK
         if w.tr.gup_populates_stack and f.d > f.b and v.flags & VM_LOCKED \
                 and not (w.tr.p02 and v.flags & VM_LOCKONFAULT):

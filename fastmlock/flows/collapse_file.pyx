@@ -82,9 +82,7 @@ cdef int collapse_file(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 0:
         result = scan_file(w, mapping, f.b, f.a >> 32 == 0)
         if result == SCAN_SWAPPED:
-            w.unsupported = F_COLLAPSE_FILE
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
+            return unsupported(w, f.fn)
         if result != SCAN_SUCCEED:
             return ret(t, result)
         f.k = alloc_thp(w, t.cpu, t.memcg)

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """LRU batches and the freeing of pages: everything that takes lru_lock outside mlock itself. (mm/swap.c)"""
 from fastmlock.flows.frame cimport *
+from fastmlock.mm.hugetlb cimport free_compound_page
 from fastmlock.mm.lru cimport *
 from fastmlock.state.prefetch cimport PREFETCH_AHEAD, prefetch
-from fastmlock.mm.hugetlb cimport free_compound_page
 
 
 cdef int lru_add_drain(World *w, Task *t, Frame *f) noexcept nogil:

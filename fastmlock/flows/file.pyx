@@ -215,18 +215,14 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             if f.k:
                 return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
         if f.pc == TR_PARTIAL and w.tr.split_smaller:
-            w.unsupported = F_SPLIT_PAGE
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
+            return unsupported(w, F_SPLIT_PAGE)
         if f.pc == TR_PARTIAL:
             if w.tr.partial_dirties:                    # its part in the range is cleared first
                 w.pages[f.k].flags |= PG_dirty
             return call(w, t, f, TR_SPLIT, F_SPLIT_PAGE, f.k)
         if f.pc == TR_SPLIT:
             if not t.res:
-                w.unsupported = f.fn
-                w.error = ERR_UNSUPPORTED
-                return REQ_ERROR
+                return unsupported(w, f.fn)
             return ask(t, f, TR_SPLIT_UNLOCKED, REQ_UNLOCK_PAGE, LK_PAGE, f.k)
         if f.pc == TR_SPLIT_UNLOCKED:
             f.i = 0

@@ -215,10 +215,10 @@ cdef inline int ask(Task *t, Frame *f, int next, int req, int lock_class, uint32
     return req
 
 
-cdef inline int unsupported(World *w, Frame *f) noexcept nogil:
-    """The model has this flow, but not for what it was called with."""
+cdef inline int unsupported(World *w, int fn) noexcept nogil:
+    """The model has not this flow, or not for what it was called with."""
     w.error = ERR_UNSUPPORTED
-    w.unsupported = f.fn
+    w.unsupported = fn
     return REQ_ERROR
 
 

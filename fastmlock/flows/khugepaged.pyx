@@ -117,9 +117,7 @@ cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, CL_SCANNED, REQ_SPIN_UNLOCK, LK_PTL, f.j)
     if f.pc == CL_SCANNED:
         if f.d == SCAN_SWAPPED:
-            w.unsupported = F_COLLAPSE
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
+            return unsupported(w, f.fn)
         if f.d != SCAN_SUCCEED:
             return ret(t, f.d)
         f.k = alloc_thp(w, t.cpu, 0)

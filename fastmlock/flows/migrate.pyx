@@ -4,7 +4,7 @@
 The specification, patches 08 and 11.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
@@ -65,9 +65,7 @@ cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
         if p.flags & PG_ksm:
-            w.unsupported = F_MIGRATE
-            w.error = ERR_UNSUPPORTED
-            return REQ_ERROR
+            return unsupported(w, f.fn)
         if not p.flags & PG_anon and w.mappings[p.mapping].kind == MAPPING_SECRETMEM:
             return ret(t, 0)
         return call(w, t, f, MG_ISOLATED, F_ISOLATE, page)
@@ -171,7 +169,7 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
                     return called
         if f.pc == MI_MUNLOCKED:
             f.pc = MI_PTL_FREE
-            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+            if mlock_drain_due(w, t, v):
                 return call(w, t, f, MI_PTL_FREE, F_PVEC, t.cpu, PVEC_MLOCK)
         if f.pc == MI_PTL_FREE:
             p.refcount -= 1
@@ -222,7 +220,7 @@ cdef int remove_migration_ptes(World *w, Task *t, Frame *f) noexcept nogil:
                 return call(w, t, f, MI_REMOVED, F_MLOCK_PAGE, page)
         if f.pc == MI_REMOVED:
             f.pc = MI_PTL_FREE
-            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+            if mlock_drain_due(w, t, v):
                 return call(w, t, f, MI_PTL_FREE, F_PVEC, t.cpu, PVEC_MLOCK)
         if f.pc == MI_PTL_FREE:
             return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)

@@ -25,6 +25,12 @@ cdef inline int munlock_page(World *w, Task *t, Frame *f, int next, uint32_t pag
     return -1
 
 
+cdef inline bint mlock_drain_due(World *w, Task *t, Vma *vma) noexcept nogil:
+    """From patch 11 whoever takes a locked page's entry away, or brings it back, for others than its process works the
+    cpu's mlock batch off behind it."""
+    return w.tr.p11 and vma.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr
+
+
 cdef inline int lru_cache_add_inactive_or_unevictable(World *w, Task *t, Frame *f, int next, uint32_t page,
                                                       Vma *vma) noexcept nogil:
     """A new anonymous page goes to the LRU, marked at once if its vma is locked; answers as mlock_page."""

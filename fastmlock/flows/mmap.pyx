@@ -209,7 +209,7 @@ cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
         if not f.i or v.start > f.a or not v.flags & VM_SHARED:
             return ask(t, f, 2, REQ_UP_WRITE, LK_MMAP, t.mm)
         if v.flags & VM_HUGETLB:
-            return unsupported(w, f)
+            return unsupported(w, f.fn)
         vma = f.i
         while w.vmas[vma].end < f.a + f.b:
             if (not w.vmas[vma].next or w.vmas[w.vmas[vma].next].start != w.vmas[vma].end

@@ -205,7 +205,7 @@ cdef int madvise_vma(World *w, Task *t, Frame *f) noexcept nogil:
         if advice == MADV_REMOVE and not v.flags & VM_LOCKED and v.mapping and w.mappings[v.mapping].kind:
             if not v.flags & VM_SHARED or not v.flags & VM_WRITE and not w.tr.remove_maywrite:
                 return ret(t, -EACCES)
-            return unsupported(w, f)
+            return unsupported(w, f.fn)
         if v.flags & VM_HUGETLB and hugetlb_dontneed(w, f):
             if f.b >= f.c:
                 return ret(t, f.a)

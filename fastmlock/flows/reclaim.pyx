@@ -4,7 +4,7 @@
 The specification, section 2.8 and patches 11 and 13. Anonymous and tmpfs pages leave for the swap device, if one is on.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page, munlock_page
 from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED, SHRINK_ASK, SHRINK_FAR
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache, page_cache_to_swap
@@ -227,9 +227,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = SH_SPLIT
         if p.flags & PG_head:
             if not p.flags & PG_swapbacked or not p.flags & PG_anon and w.tr.shmem_swaps_whole:
-                w.unsupported = F_SHRINK_PAGE
-                w.error = ERR_UNSUPPORTED
-                return REQ_ERROR
+                return unsupported(w, f.fn)
             return call(w, t, f, SH_SPLIT, F_SPLIT_PAGE, page, 1)       # its tails are reclaimed with it
     if f.pc == SH_SPLIT:
         if p.flags & PG_head and not p.flags & PG_anon:         # a file's that could not be split is kept as it is
@@ -349,7 +347,7 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
                     return called
         if f.pc == TU_MUNLOCKED:
             f.pc = TU_PUT
-            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+            if mlock_drain_due(w, t, v):
                 return call(w, t, f, TU_PUT, F_PVEC, t.cpu, PVEC_MLOCK)
         if f.pc == TU_PUT:
             p.refcount -= 1

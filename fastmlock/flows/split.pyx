@@ -4,7 +4,7 @@
 The specification, section 2.8 and patches 06, 10 and 11; the recordings of fastmlock/data/thp.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlock
@@ -132,7 +132,7 @@ cdef int split_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
         if f.pc == SG_MUNLOCKED:
             w.pages[head].refcount -= 1
             f.pc = SG_UNMAP_UNLOCK
-            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+            if mlock_drain_due(w, t, v):
                 return call(w, t, f, SG_UNMAP_UNLOCK, F_PVEC, t.cpu, PVEC_MLOCK)
         if f.pc == SG_UNMAP_UNLOCK:
             return ask(t, f, SG_UNMAP, REQ_SPIN_UNLOCK, LK_PTL, f.j)
@@ -164,7 +164,7 @@ cdef int split_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
                 return call(w, t, f, SG_REMAPPED, F_MLOCK_PAGE, page)
         if f.pc == SG_REMAPPED:
             f.pc = SG_REMAP_UNLOCK
-            if w.tr.p11 and v.flags & VM_LOCKED and cpu_pvec(w, t.cpu, PVEC_MLOCK).nr:
+            if mlock_drain_due(w, t, v):
                 return call(w, t, f, SG_REMAP_UNLOCK, F_PVEC, t.cpu, PVEC_MLOCK)
         if f.pc == SG_REMAP_UNLOCK:
             return ask(t, f, SG_REMAP, REQ_SPIN_UNLOCK, LK_PTL, f.j)

@@ -11,9 +11,7 @@ from fastmlock.flows cimport (brk, collapse_file, drain, exit as exit_flow, faul
 
 cdef int not_modelled(World *w, Task *t, Frame *f) noexcept nogil:
     """Stands in the table for every path the model has not."""
-    w.unsupported = f.fn
-    w.error = ERR_UNSUPPORTED
-    return REQ_ERROR
+    return unsupported(w, f.fn)
 
 
 cdef flow_fn[256] TABLE
