@@ -105,7 +105,7 @@ def test_unknown_presets_and_bad_files(tmp_path):
 
 def test_ideal_has_no_distances():
     machine = Topology.ideal(300)
-    assert not machine.level_ns().any() and not machine.node_ns().any() and not machine.memory_matrix().any()
+    assert not machine.level_ns().any() and not machine.memory_matrix().any()
 
 
 # ---- costs

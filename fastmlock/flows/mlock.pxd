@@ -25,6 +25,11 @@ cdef inline int munlock_page(World *w, Task *t, Frame *f, int next, uint32_t pag
     return -1
 
 
+cdef inline bint clear_mlock_due(World *w, uint32_t page) noexcept nogil:
+    """Before patch 05 a page that has lost its last mapping loses PG_mlocked with it: clear_page_mlock()."""
+    return not w.tr.p05 and test(w, compound_head(w, page), PG_mlocked)
+
+
 cdef inline bint mlock_drain_due(World *w, Task *t, Vma *vma) noexcept nogil:
     """From patch 11 whoever takes a locked page's entry away, or brings it back, for others than its process works the
     cpu's mlock batch off behind it."""

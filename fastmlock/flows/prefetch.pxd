@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t
 from fastmlock.flows.frame cimport F_PVEC, F_ZAP
 from fastmlock.mm.lru cimport cpu_pvec
-from fastmlock.state.prefetch cimport prefetch
+from fastmlock.mm.pgtable cimport prefetch_pte
+from fastmlock.state.prefetch cimport PREFETCH_AHEAD, prefetch
 from fastmlock.state.types cimport GATHER_MAX, PVEC_MLOCK, Frame, PageVec, Task, World
 
 cdef enum:
@@ -36,6 +37,19 @@ cdef inline void prefetch_work(World *w, int task) noexcept nogil:
             prefetch(&w.pages[pv.page[i]])
         f -= 1
         if f.fn == F_ZAP:
+            prefetch(&w.vmas[f.a])
+            prefetch(&w.mms[t.mm])
             prefetch(&w.leaves[f.i])
             prefetch(&w.leaves[f.i].bits[f.b >> 6 & 7])       # a leaf begins at a multiple of 512
             prefetch(&w.gathers[<int64_t>task * GATHER_MAX + t.gather])
+
+
+cdef inline void prefetch_zap(World *w, int task) noexcept nogil:
+    """Last, while it works its batch off: the pages that it unmaps next."""
+    cdef Task *t = &w.tasks[task]
+    cdef Frame *f = &t.stack[t.depth - 1]
+    cdef int entry, i
+    if t.depth > 0 and t.stack[t.depth].fn == F_PVEC and f.fn == F_ZAP:
+        entry = <int>f.b & 511
+        for i in range(entry, min(entry + PREFETCH_AHEAD, 512)):
+            prefetch_pte(w, f.i, i)

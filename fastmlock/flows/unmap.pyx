@@ -4,7 +4,7 @@
 The specification, sections 2.8 and 4.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport pte_munlocks
@@ -49,13 +49,14 @@ cdef inline bint last_of_folio(World *w, Frame *f) noexcept nogil:
 
 cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
     """Clears the entries of [b, c) in vma a; d = flags. Each page loses a mapping (and, from patch 04, a lock if the
-    vma is locked) and is gathered, to be freed after the TLB flush. From 6.2 the mappings of dirty file pages go last of a table. i = leaf, j = page or
-    position in the gather, k = why to flush."""
+    vma is locked) and is gathered, to be freed after the TLB flush. From 6.2 the mappings of dirty file pages go last
+    of a table. i = leaf, j = page or position in the gather, k = why to flush."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint32_t *gather = &w.gathers[<int64_t>task_index(w, t) * GATHER_MAX]
     cdef int64_t base
     cdef uint64_t pte
     cdef int entry, end, called
+    cdef uint32_t leaf
     while True:
         if f.pc == ZP_NEXT:
             f.b = next_mapped(w, v.mm, f.b, f.c)
@@ -73,20 +74,21 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                 f.k |= WHOLE_TABLE
             return ask(t, f, ZP_ENTRY, REQ_SPIN_LOCK, LK_PTL, f.i)
         if f.pc == ZP_ENTRY:
-            if w.huge_zero and pmd_huge(w, f.i):        # since it was looked at
+            leaf = <uint32_t>f.i
+            if w.huge_zero and pmd_huge(w, leaf):       # since it was looked at
                 f.pc = ZP_UNLOCK
                 continue
-            base = w.leaves[f.i].vpn
+            base = w.leaves[leaf].vpn
             end = <int>min(f.c - base, <int64_t>512)
-            entry = next_pte(w, f.i, <int>(f.b - base), end)
+            entry = next_pte(w, leaf, <int>(f.b - base), end)
             f.b = base + entry
             if entry >= end or f.k & GATHER_FULL:
                 f.j = 0
                 f.pc = ZP_DELAYED if f.k & FLUSH_NOW and w.tr.delayed_rmap else ZP_UNLOCK
                 continue
-            pte = pte_get(w, f.i, entry)
+            pte = pte_get(w, leaf, entry)
             if entry + PREFETCH_AHEAD < end:
-                prefetch_pte(w, f.i, entry + PREFETCH_AHEAD)
+                prefetch_pte(w, leaf, entry + PREFETCH_AHEAD)
             if f.d & ZAP_KEEP_COWED and pte & PTE_PRESENT and not pte & PTE_SPECIAL \
                     and w.pages[pte_pfn(pte)].flags & PG_anon:
                 f.b += 1
@@ -94,12 +96,12 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             f.b += 1
             if pte & PTE_SWAP:
                 if not f.d & (ZAP_KEEP_COWED | (ZAP_OF_FILE if w.tr.zap_keeps_swap else 0)):
-                    pte_clear(w, f.i, entry)
+                    pte_clear(w, leaf, entry)
                     f.j = <int32_t>free_swap_and_cache(w, pte_pfn(pte))
                     if f.j:
                         return call(w, t, f, ZP_ENTRY, F_FREE_PAGE, f.j)
                 continue
-            pte_clear(w, f.i, entry)
+            pte_clear(w, leaf, entry)
             if not pte & PTE_PRESENT or pte & PTE_SPECIAL:
                 continue
             w.mms[v.mm].rss -= 1
@@ -124,7 +126,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
                     return call(w, t, f, f.pc, F_PVEC, t.cpu, PVEC_ACTIVATE)
         if f.pc == ZP_ACCESSED:
             f.pc = ZP_REMOVED
-            if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, compound_head(w, f.j), PG_mlocked):
+            if page_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
                 return call(w, t, f, ZP_REMOVED, F_CLEAR_MLOCK, compound_head(w, f.j))
         if f.pc == ZP_REMOVED:
             f.pc = ZP_GATHER

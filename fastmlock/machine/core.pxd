@@ -2,11 +2,11 @@
 # All of it is inline, so that each lock's file compiles it in.
 from libc.stdint cimport INT64_MAX, int16_t, int32_t, int64_t, uint32_t, uint64_t
 from fastmlock.machine.queue cimport queue_key, queue_remove, queue_set
-from fastmlock.machine.types cimport (ACC_WORK, CPU_BITS, CPU_MASK, NODE_FIELD, NR_ACCOUNTS, Cpu, Line,
+from fastmlock.machine.types cimport (ACC_WORK, CPU_BITS, CPU_MASK, NODE_LEVEL, NR_ACCOUNTS, Cpu, Line,
                                       LockStat, Mach, TaskRec)
 
 cdef extern from *:
-    int __builtin_clz(unsigned int x) nogil
+    int __builtin_clzll(unsigned long long x) nogil
 
 
 # ---- the next event of each cpu --------------------------------------------------------------------
@@ -39,11 +39,7 @@ cdef inline void cpu_before(Mach *m, int cpu, int64_t t_ns) noexcept nogil:
 # ---- distances and lines ---------------------------------------------------------------------------
 cdef inline int64_t latency(Mach *m, int a, int b) noexcept nogil:
     """One-way transfer of a line from cpu a to cpu b, ns; 0 if they are the same."""
-    cdef uint32_t x = m.pos[a] ^ m.pos[b]
-    # both are read, and one chosen: a processor cannot guess which
-    cdef int near_ns = m.level_ns[31 - __builtin_clz(2 * x + 1)]
-    cdef int far_ns = m.node_ns[m.cpu_node[a] * m.nr_nodes + m.cpu_node[b]]
-    return near_ns + (far_ns - near_ns & -<int> (x >= NODE_FIELD))
+    return m.level_ns[63 - __builtin_clzll(2 * <uint64_t> (m.pos[a] ^ m.pos[b]) + 1)]
 
 
 cdef inline int line_owner(Line line) noexcept nogil:
@@ -52,18 +48,17 @@ cdef inline int line_owner(Line line) noexcept nogil:
 
 cdef inline bint line_in_memory(Mach *m, Line line) noexcept nogil:
     """No cpu has it: nobody has used it yet, or its owner has brought in a cacheful of others since."""
-    cdef int owner = line_owner(line)
-    return owner < 0 or (line >> CPU_BITS) < m.evicted_ns[owner]
+    return (line >> CPU_BITS) < m.evicted_ns[line & CPU_MASK]
 
 
 cdef inline int fill(Mach *m, Cpu *p, int cpu, int fills, int64_t t_ns) noexcept nogil:
-    """A line has come into the cpu's cache, which has brought in `fills` since its epoch began: how many now. The oldest
-    sixteenth of its lines goes at a time."""
+    """A line has come into the cpu's cache, which has brought in `fills` since its epoch began: how many now. The
+    oldest sixteenth of its lines goes at a time."""
     fills += 1
     if fills >= m.epoch_lines:
         fills = 0
         p.epoch = (p.epoch + 1) & 15
-        m.evicted_ns[cpu] = p.epochs[p.epoch]
+        m.evicted_ns[cpu + 1] = p.epochs[p.epoch]
         p.epochs[p.epoch] = t_ns
     return fills
 
@@ -82,7 +77,7 @@ cdef inline int64_t line_move(Mach *m, int owner, int cpu, int64_t waits_ns) noe
     afar even if their order here is mixed: it crosses as often as there are nodes, not as often as it moves.
     """
     cdef int64_t far_ns = latency(m, owner, cpu)
-    cdef int64_t near_ns = m.node_ns[0]
+    cdef int64_t near_ns = m.level_ns[NODE_LEVEL]
     if waits_ns > 0 and far_ns > near_ns:
         far_ns = near_ns + (far_ns - near_ns) * m.nr_nodes * near_ns / (m.nr_nodes * near_ns + waits_ns)
     return far_ns

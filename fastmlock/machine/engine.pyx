@@ -7,14 +7,13 @@ the start of a segment and the segment's time passes after it, so a lock is held
 between taking it and giving it back.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
-from fastmlock.flows.prefetch cimport prefetch_task, prefetch_work
+from fastmlock.flows.prefetch cimport prefetch_task, prefetch_work, prefetch_zap
 from fastmlock.flows.step cimport flow_fn, flow_table, step_with
 from fastmlock.machine.core cimport (account, charge, cpu_at, fill, latency, line_move, line_owner,
                                      stat_acquired, stat_released)
 from fastmlock.machine.pagelock cimport lock_page, pagelock_event, unlock_page
 from fastmlock.machine.queue cimport queue_again
-from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
-                                      up_read, up_write)
+from fastmlock.machine.rwsem cimport rwsem_event, rwsem_request
 from fastmlock.machine.rwsem_whatif cimport whatif_event, whatif_request
 from fastmlock.machine.sched cimport need_resched, resched_at, sched_out, sched_pick, sched_tick, sched_yield
 from fastmlock.machine.spinlock cimport queued_spin_lock, queued_spin_unlock
@@ -22,7 +21,7 @@ from fastmlock.machine.types cimport *
 from fastmlock.machine.watchdog cimport watchdog
 from fastmlock.state.prefetch cimport prefetch
 from fastmlock.state.types cimport (ERR_DEADLOCK, LK_LRU, LK_PTL, REQ_DELAY, REQ_DONE, REQ_DOWNGRADE,
-                                    REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE, REQ_ERROR, REQ_EXIT,
+                                    REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_ERROR, REQ_EXIT,
                                     REQ_LOCK_PAGE, REQ_RESCHED, REQ_SPIN_LOCK, REQ_SPIN_UNLOCK,
                                     REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE, REQ_WAIT_PAGE, REQ_WORK, Task, World)
 
@@ -35,9 +34,10 @@ cdef enum:
 
 
 cdef inline int64_t touches_time(Mach *m, World *w, Cpu *p, int cpu, int64_t t_ns) noexcept nogil:
-    """When the lines of the pages just logged are written, one after another from `t_ns` on: what line_rmw() does to each;
-    but one near the page touched before, from memory or (if the machine knows what that takes) from another cpu, was on
-    its way. What the loop needs of the machine is read before it: the compiler cannot know that no line is a part of it."""
+    """When the lines of the pages just logged are written, one after another from `t_ns` on: what line_rmw() does to
+    each; but one near the page touched before, from memory or (if the machine knows what that takes) from another cpu,
+    was on its way. What the loop needs of the machine is read before it: the compiler cannot know that no line is a
+    part of it."""
     cdef Line *pages = m.pages
     cdef int64_t *evicted_ns = m.evicted_ns
     cdef uint64_t *touch = w.touch
@@ -55,7 +55,7 @@ cdef inline int64_t touches_time(Mach *m, World *w, Cpu *p, int cpu, int64_t t_n
         line = pages[page]
         owner = line_owner(line)
         busy_ns = line >> CPU_BITS
-        if owner >= 0 and busy_ns >= evicted_ns[owner]:
+        if busy_ns >= evicted_ns[line & CPU_MASK]:
             waits_ns = busy_ns - t_ns
             t_ns = max(t_ns, busy_ns)
             if owner != cpu:
@@ -136,8 +136,8 @@ cdef inline int64_t spin_lock(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noexce
 
 
 cdef inline void prefetch_waiters(Mach *m, SpinLock *lock) noexcept nogil:
-    """Who comes next is known where there is a queue. Of the third in it, its cpu is fetched; of the second, whom that cpu
-    has led to: its task; of the first, what it works on."""
+    """Who comes next is known where there is a queue. Of the third in it, its cpu is fetched; of the second, whom that
+    cpu has led to: its task; of the first, what it works on."""
     cdef int cpu = lock.head - 1
     cdef int task
     if cpu < 0:
@@ -165,6 +165,7 @@ cdef inline int64_t spin_granted(Mach *m, int cpu, TaskRec *r, int64_t t_ns) noe
     account(m, cpu, t_ns, spin_account(r.wait_class))
     if r.wait_class == LK_LRU:
         prefetch_waiters(m, &m.spins[r.wait_class][r.wait_obj])
+        prefetch_zap(m.w, m.cpus[cpu].curr - 1)
         r.irqs_off += 1
         t_ns = lruvec_line(m, cpu, m.cpus[cpu].granted_by, t_ns)
     return t_ns
@@ -233,38 +234,23 @@ cdef int64_t request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept
         return spin_unlock(m, cpu, r, t_ns)
     r.wait_write = (req != REQ_DOWN_READ and req != REQ_UP_READ and req != REQ_DOWN_READ_TRYLOCK
                     and req != REQ_WAIT_PAGE)
-    if m.traits.rwsem_bias | m.traits.i_mmap_split and req != REQ_SPIN_LOCK and req != REQ_LOCK_PAGE \
-            and req != REQ_UNLOCK_PAGE and req != REQ_WAIT_PAGE:
-        if req == REQ_DOWN_READ or req == REQ_DOWN_WRITE or req == REQ_DOWN_READ_TRYLOCK:
-            r.waiting = 1
-            r.wait_ns = t_ns
-            r.contended = 0
-        end_ns = whatif_request(m, cpu, task, req, t_ns)
-    elif req == REQ_UP_READ:
-        end_ns = up_read(m, cpu, task, t_ns)
-    elif req == REQ_UP_WRITE:
-        end_ns = up_write(m, cpu, task, t_ns)
-    elif req == REQ_UNLOCK_PAGE:
-        end_ns = unlock_page(m, cpu, task, t_ns)
-    elif req == REQ_DOWNGRADE:
-        end_ns = downgrade_write(m, cpu, task, t_ns)
-    else:
+    if req != REQ_UP_READ and req != REQ_UP_WRITE and req != REQ_DOWNGRADE and req != REQ_UNLOCK_PAGE:
         r.waiting = 1
         r.wait_ns = t_ns
         r.contended = 0
-        if req == REQ_SPIN_LOCK:
-            return spin_lock(m, cpu, r, t_ns)
-        elif req == REQ_DOWN_READ:
-            end_ns = down_read(m, cpu, task, t_ns)
-        elif req == REQ_DOWN_WRITE:
-            end_ns = down_write(m, cpu, task, t_ns)
-        elif req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
-            end_ns = lock_page(m, cpu, task, t_ns)
-        elif req == REQ_DOWN_READ_TRYLOCK:
-            end_ns = down_read_trylock(m, cpu, task, t_ns)
-        else:
-            m.clock.error = 1
-            return WAIT
+    if req == REQ_SPIN_LOCK:
+        return spin_lock(m, cpu, r, t_ns)
+    if req == REQ_LOCK_PAGE or req == REQ_WAIT_PAGE:
+        end_ns = lock_page(m, cpu, task, t_ns)
+    elif req == REQ_UNLOCK_PAGE:
+        end_ns = unlock_page(m, cpu, task, t_ns)
+    elif not REQ_DOWN_READ <= req <= REQ_DOWN_READ_TRYLOCK:
+        m.clock.error = 1
+        return WAIT
+    elif m.traits.rwsem_bias | m.traits.i_mmap_split:
+        end_ns = whatif_request(m, cpu, task, req, t_ns)
+    else:
+        end_ns = rwsem_request(m, cpu, task, req, t_ns)
     if end_ns != WAIT:
         account(m, cpu, end_ns, ACC_PAGE_LINE if req == REQ_LOCK_PAGE or req == REQ_UNLOCK_PAGE
                 else ACC_LOCK_LINE)
@@ -292,7 +278,6 @@ cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, 
     if t_ns >= p.tick_ns and not r.irqs_off and (r.phase <= PH_REQ or r.phase == PH_DELAY):
         cpu_at(m, cpu, sched_tick(m, cpu, t_ns))
         return m.queue.tree[1]
-    limit_ns = min(limit_ns, p.tick_ns)
     if r.phase != PH_STEP:
         t_ns = resume(m, cpu, task, r, t_ns)
         if t_ns == WAIT:
@@ -313,7 +298,7 @@ cdef inline int64_t cpu_event(Mach *m, int cpu, int64_t t_ns, int64_t limit_ns, 
             r.phase = PH_STEP
             if key > rival:
                 return rival
-            if end_ns >= limit_ns or m.clock.events >= last:
+            if end_ns >= limit_ns or end_ns >= p.tick_ns or m.clock.events >= last:
                 return key
             m.clock.now_ns = end_ns
             m.clock.events += 1

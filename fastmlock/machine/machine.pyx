@@ -20,7 +20,7 @@ from fastmlock.machine.queue cimport LEAST_WIDTH
 from fastmlock.machine.sched cimport sched_start
 from fastmlock.machine.types cimport *
 from fastmlock.state.types cimport (ERR_DEADLOCK, LK_ANON_VMA, LK_I_MMAP, LK_LRU, LK_MMAP, LK_PTL,
-                                    LK_TEST_RWSEM, LK_TEST_SPIN, NR_LOCK_CLASSES, NR_WORK)
+                                    LK_TEST_RWSEM, LK_TEST_SPIN, NR_LOCK_CLASSES, NR_WORK, TOUCH_MAX)
 from fastmlock.state.world cimport WorldHandle
 
 import numpy as np
@@ -120,7 +120,8 @@ cdef class Machine:
         a["queue_slots"] = np.full(topology.cpus, -1, np.int32)
         a["queue_size"] = np.array([(LEAST_WIDTH, 0)], STRUCTS["QueueSize"])
         a["cpus"] = np.zeros(topology.cpus, STRUCTS["Cpu"])
-        a["evicted_ns"] = np.zeros(topology.cpus, np.int64)
+        a["evicted_ns"] = np.zeros(1 + topology.cpus, np.int64)
+        a["evicted_ns"][0] = INT64_MAX
         a["cpus"]["park_state"] = a["cpus"]["idle_state"] = ACC_IDLE
         a["cpus"]["idle_mean_ns"] = FAR_NS          # idle for long, so deeply
         a["cpus"]["slept_us"] = FAR_NS // 1000
@@ -137,7 +138,6 @@ cdef class Machine:
             a[name] = np.zeros(0 if pool else test_locks, STRUCTS[record])
         a["position"] = topology.position()
         a["cpu_node"] = topology.node_of_cpu()
-        a["node_ns"] = np.ascontiguousarray(topology.node_ns(), np.int32)
         a["memory_ns"] = np.ascontiguousarray(topology.memory_matrix(), np.int32)
         for i, ns in enumerate(topology.level_ns()):
             self.m.level_ns[i] = ns
@@ -198,7 +198,6 @@ cdef class Machine:
         self.m.queues = <WaitQueue *><uintptr_t>a["page_queues"].ctypes.data
         self.m.pos = <uint32_t *><uintptr_t>a["position"].ctypes.data
         self.m.cpu_node = <uint16_t *><uintptr_t>a["cpu_node"].ctypes.data
-        self.m.node_ns = <int32_t *><uintptr_t>a["node_ns"].ctypes.data
         self.m.memory_ns = <int32_t *><uintptr_t>a["memory_ns"].ctypes.data
         for name, (lock_class, record, _) in _LOCKS.items():
             if record == "SpinLock":
@@ -250,9 +249,9 @@ cdef class Machine:
         while left > 0:
             piece = min(left, <int64_t> 1 << 22)
             with nogil:
-                self.m.w.timed = 1
+                self.m.w.touch_max = TOUCH_MAX
                 done = engine_run(&self.m, until, piece)
-                self.m.w.timed = 0
+                self.m.w.touch_max = 0
             total += done
             left -= done
             if self.m.clock.error:

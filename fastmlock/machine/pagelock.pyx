@@ -87,8 +87,8 @@ cdef int64_t queue(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
 
 
 cdef int64_t wake_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
-    """Under the queue's lock: wake who only waits for this page, up to and with the first who wants its lock, handing it
-    the bit if it is owed."""
+    """Under the queue's lock: wake who only waits for this page, up to and with the first who wants its lock, handing
+    it the bit if it is owed."""
     cdef uint32_t page = m.tasks[task].wait_obj
     cdef WaitQueue *q = queue_of(m, page)
     cdef TaskRec *w
@@ -119,8 +119,8 @@ cdef int64_t wake_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
 
 
 cdef int64_t lock_page(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:
-    """lock_page(), which sets PG_locked; or, for a task with `wait_write` clear, wait_on_page_locked(). Returns when the
-    task has what it wants, or WAIT."""
+    """lock_page(), which sets PG_locked; or, for a task with `wait_write` clear, wait_on_page_locked(). Returns when
+    the task has what it wants, or WAIT."""
     cdef TaskRec *r = &m.tasks[task]
     t_ns = page_rmw(m, r.wait_obj, cpu, t_ns)
     if try_lock(m, r):

@@ -17,12 +17,8 @@ cdef enum:
     NONSPINNABLE = 2            # to writers
     READER_NONSPINNABLE = 4     # to readers, where readers spin
 
-cdef int64_t down_read(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
-cdef int64_t down_read_trylock(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
-cdef int64_t up_read(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
-cdef int64_t down_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
-cdef int64_t up_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
-cdef int64_t downgrade_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
+# a request for the rwsem that wait_class and wait_obj name: when the task goes on, or WAIT
+cdef int64_t rwsem_request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept nogil
 cdef int64_t rwsem_event(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil
 
 

@@ -24,7 +24,8 @@ from fastmlock.machine.types cimport (ACC_I_MMAP_READ_SPIN, ACC_LOCK_LINE, ACC_R
                                       PH_RW_BLOCK, PH_RW_HANDOFF, PH_RW_OSQ, PH_RW_SECTION, PH_RW_SPIN,
                                       PH_RW_UNDO, TASK_RUNNING, WAIT, WRITE_HELD, Cpu, Mach, RwSem, SpinLock, TaskRec)
 from fastmlock.machine.waitlist cimport wait_add, wait_del
-from fastmlock.state.types cimport LK_I_MMAP
+from fastmlock.state.types cimport (LK_I_MMAP, REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE, REQ_UP_READ,
+                                    REQ_UP_WRITE)
 
 cdef enum:
     LOCK_MASK = ~0xff | WRITER_LOCKED       # readers or a writer
@@ -525,6 +526,20 @@ cdef int64_t downgrade_write(Mach *m, int cpu, int task, int64_t t_ns) noexcept 
         account(m, cpu, t_ns, ACC_LOCK_LINE)
         return section_begin(m, sem, cpu, task, S_DOWNGRADE, t_ns)
     return t_ns
+
+
+cdef int64_t rwsem_request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept nogil:
+    if req == REQ_DOWN_READ:
+        return down_read(m, cpu, task, t_ns)
+    if req == REQ_UP_READ:
+        return up_read(m, cpu, task, t_ns)
+    if req == REQ_DOWN_WRITE:
+        return down_write(m, cpu, task, t_ns)
+    if req == REQ_UP_WRITE:
+        return up_write(m, cpu, task, t_ns)
+    if req == REQ_DOWN_READ_TRYLOCK:
+        return down_read_trylock(m, cpu, task, t_ns)
+    return downgrade_write(m, cpu, task, t_ns)
 
 
 cdef int64_t rwsem_event(Mach *m, int cpu, int task, int64_t t_ns) noexcept nogil:

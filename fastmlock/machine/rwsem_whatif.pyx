@@ -11,13 +11,12 @@ i_mmap_split: one semaphore per node. A writer takes that of its own node, a rea
 """
 from libc.stdint cimport INT64_MAX, int64_t
 from fastmlock.machine.core cimport account, cpu_at, cpu_before, cpu_park, stat_acquired, stat_released
-from fastmlock.machine.rwsem cimport (down_read, down_read_trylock, down_write, downgrade_write, rwsem_event,
-                                      up_read, up_write)
+from fastmlock.machine.rwsem cimport rwsem_event, rwsem_request
 from fastmlock.machine.sched cimport need_resched, resched_at, sched_yield
 from fastmlock.machine.types cimport (ACC_I_MMAP_WRITE_SPIN, ACC_RWSEM_WRITE_SPIN, BIAS_BRAVO, PH_REQ,
                                       PH_RW_REVOKE, WAIT, Mach, RwSem, TaskRec)
 from fastmlock.state.types cimport (LK_I_MMAP, LK_TEST_RWSEM, REQ_DOWN_READ, REQ_DOWN_READ_TRYLOCK, REQ_DOWN_WRITE,
-                                    REQ_UP_READ, REQ_UP_WRITE)
+                                    REQ_UP_READ)
 
 
 cdef inline bint has_bias(Mach *m, TaskRec *r) noexcept nogil:
@@ -101,7 +100,7 @@ cdef int64_t after(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept n
 
 
 cdef int64_t whatif_request(Mach *m, int cpu, int task, int req, int64_t t_ns) noexcept nogil:
-    """The task's request for the rwsem named by wait_class and wait_obj, as request() would perform it."""
+    """rwsem_request() and what belongs to the request besides."""
     cdef TaskRec *r = &m.tasks[task]
     cdef RwSem *sem
     cdef bint read = req == REQ_DOWN_READ or req == REQ_UP_READ
@@ -117,18 +116,7 @@ cdef int64_t whatif_request(Mach *m, int cpu, int task, int req, int64_t t_ns) n
             return fast_leave(m, sem, r, t_ns)
         if req == REQ_DOWN_READ and not sem.unbiased:
             return fast_read(m, sem, r, t_ns)
-    if req == REQ_DOWN_READ:
-        end_ns = down_read(m, cpu, task, t_ns)
-    elif req == REQ_UP_READ:
-        end_ns = up_read(m, cpu, task, t_ns)
-    elif req == REQ_DOWN_WRITE:
-        end_ns = down_write(m, cpu, task, t_ns)
-    elif req == REQ_UP_WRITE:
-        end_ns = up_write(m, cpu, task, t_ns)
-    elif req == REQ_DOWN_READ_TRYLOCK:
-        end_ns = down_read_trylock(m, cpu, task, t_ns)
-    else:
-        end_ns = downgrade_write(m, cpu, task, t_ns)
+    end_ns = rwsem_request(m, cpu, task, req, t_ns)
     return end_ns if end_ns == WAIT else after(m, cpu, task, req, end_ns)
 
 

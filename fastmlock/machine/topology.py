@@ -18,7 +18,7 @@ import numpy as np
 MAX_CPUS = 4094         # a CPU number must fit into a line word (types.pxd)
 MAX_IDLE_STATES = 8
 
-# where each level's bits begin in a CPU's position; types.pxd has NODE_FIELD
+# where each level's bits begin in a CPU's position; types.pxd has NODE_LEVEL
 _CORE, _CLUSTER, _NODE, _SOCKET = 4, 12, 20, 24
 _LIMITS = {"threads of a core": 1 << _CORE, "cores of a cluster": 1 << _CLUSTER - _CORE,
            "clusters of a node": 1 << _NODE - _CLUSTER, "nodes of a socket": 1 << _SOCKET - _NODE,
@@ -39,8 +39,8 @@ class Topology:
 
     `cpus` CPUs are spread evenly over `nodes` nodes, in runs of consecutive numbers; within a node they fill
     whole cores first and become SMT siblings only when the cores are used up, as Linux numbers them.
-    Arrays made of it: `position()` uint32[cpus], `node_of_cpu()` uint16[cpus], `node_ns()` and `memory_matrix()`
-    int32[nodes, nodes], `level_ns()` int32[32].
+    Arrays made of it: `position()` uint32[cpus], `level_ns()` int32[33], `node_of_cpu()` uint16[cpus],
+    `memory_matrix()` int32[nodes, nodes].
     """
 
     name: str = "generic"
@@ -207,20 +207,14 @@ class Topology:
                 | core // size << _CLUSTER | core % size << _CORE | index // self.cores_per_node).astype(np.uint32)
 
     def level_ns(self) -> np.ndarray:
-        """int32[32]: transfer inside a node, by the bit length of the difference of positions."""
+        """int32[33]: transfer between two CPUs, by the bit length of the difference of their positions."""
         cluster = self.cluster_ns if self.cores_per_cluster and self.cluster_ns else self.node_transfer_ns
-        out = np.full(32, self.node_transfer_ns, np.int32)
-        out[0] = 0
+        out = np.zeros(33, np.int32)
         out[1:_CORE + 1] = self.smt_ns
         out[_CORE + 1:_CLUSTER + 1] = cluster
-        return out
-
-    def node_ns(self) -> np.ndarray:
-        """int32[nodes, nodes]: transfer between CPUs of two nodes."""
-        socket = np.arange(self.nodes) // self.nodes_per_socket
-        same = self.socket_ns or self.node_transfer_ns
-        out = np.where(socket[:, None] == socket, same, self.remote_ns).astype(np.int32)
-        np.fill_diagonal(out, self.node_transfer_ns)
+        out[_CLUSTER + 1:_NODE + 1] = self.node_transfer_ns
+        out[_NODE + 1:_SOCKET + 1] = self.socket_ns or self.node_transfer_ns
+        out[_SOCKET + 1:] = self.remote_ns
         return out
 
     def memory_matrix(self) -> np.ndarray:
@@ -231,8 +225,5 @@ class Topology:
 
     def latency(self, a: int, b: int) -> int:
         """One-way transfer of a line from CPU `a` to CPU `b`, ns, as the compiled engine computes it."""
-        position, node = self.position(), self.node_of_cpu()
-        difference = int(position[a] ^ position[b])
-        if difference < 1 << _NODE:
-            return int(self.level_ns()[difference.bit_length()])
-        return int(self.node_ns()[node[a], node[b]])
+        position = self.position()
+        return int(self.level_ns()[int(position[a] ^ position[b]).bit_length()])

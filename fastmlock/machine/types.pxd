@@ -13,7 +13,8 @@ cdef enum:
     MAX_REPORTS = 1024
     MAX_IDLE = 8            # idle states of a cpu
     SLEEPS = 8              # idle times that the idle governor remembers
-    NODE_FIELD = 1 << 20    # first bit of a cpu's position that belongs to its node
+    NODE_LEVEL = 20         # bits of a cpu's position that tell it from others of its node
+    LEVELS = 33             # lengths of the difference of two positions
 
 # what a time of "never" and an answer of "waiting" look like
 cdef enum:
@@ -294,7 +295,7 @@ cdef struct Mach:
     Queue queue
     Cpu *cpus
     TaskRec *tasks
-    int64_t *evicted_ns         # [cpu] its cache keeps no line that it used last before then
+    int64_t *evicted_ns         # [cpu + 1] its cache keeps no line that it used last before then; nobody keeps none
     int64_t *acct               # [cpu][NR_ACCOUNTS]
     LockStat *stats             # [class][read, write]
     Report *reports
@@ -305,10 +306,9 @@ cdef struct Mach:
     WaitQueue *queues           # [PAGE_QUEUES]
     uint32_t *pos               # [cpu] socket | node | cluster | core | thread
     uint16_t *cpu_node          # [cpu]
-    int32_t *node_ns            # [node][node] line transfer
     int32_t *memory_ns          # [node][node] memory
     int32_t epoch_lines         # a 16th of a cpu's cache, in lines
-    int32_t level_ns[32]        # line transfer inside a node, by length of the difference of positions
+    int32_t level_ns[33]        # line transfer between two cpus, by length of the difference of their positions
     int64_t row_ns              # the next of a row of lines that another cpu has; 0: as any line
     int32_t nr_idle             # idle states, shallow to deep
     int64_t idle_exit_ns[8]

@@ -25,8 +25,8 @@ cdef inline uint32_t swapped_slot(World *w, uint32_t mapping, int64_t pgoff) noe
 
 cdef inline uint32_t add_to_page_cache(World *w, Task *t, uint32_t mapping, int64_t pgoff) noexcept nogil:
     """A new page in the cache, whose reference the cache holds; 0 and w.error when memory is out. It is charged to whom
-    the task that brings it in belongs to, and comes from the task's node unless the file is interleaved. One that reclaim
-    took away comes back active (workingset_refault, every refault distance taken for short)."""
+    the task that brings it in belongs to, and comes from the task's node unless the file is interleaved. One that
+    reclaim took away comes back active (workingset_refault, every refault distance taken for short)."""
     cdef Mapping *m = &w.mappings[mapping]
     cdef uint32_t page = alloc_page(w, t.cpu, <int>(pgoff % w.nr_nodes), t.memcg) if m.interleave else alloc_task_page(w, t)
     if not page:

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The stable node of a KSM page: the places that were merged into it, and the walk over all who map it.
 
-page->mapping of a KSM page names no anon_vma but the first of its places. A place holds the anon_vma that its vma had, in
-whose tree the vma, its splits and its forks are found again.
+page->mapping of a KSM page names no anon_vma but the first of its places. A place holds the anon_vma that its vma had,
+in whose tree the vma, its splits and its forks are found again.
 """
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport anon_vma_put

@@ -31,8 +31,8 @@ cdef inline bint vma_counts_mlock(World *w, Vma *vma, uint32_t page) noexcept no
 
 
 cdef inline bint pte_munlocks(World *w, Vma *vma, uint32_t page) noexcept nogil:
-    """Patch 04: a pte that goes from this vma takes a lock back: of a base page; from 6.7 of a whole large folio, whichever
-    page of it is unmapped."""
+    """Patch 04: a pte that goes from this vma takes a lock back: of a base page; from 6.7 of a whole large folio,
+    whichever page of it is unmapped."""
     return vma_counts_mlocks(w, vma) and (w.tr.large_folio or not page_compound(w, page))
 
 

@@ -8,15 +8,15 @@ from fastmlock.state.types cimport *
 cdef inline void touch(World *w, uint32_t page, int atomics) noexcept nogil:
     """The page's cache line is taken for writing, for `atomics` operations."""
     vm_bug_on(w, page == 0 or page >= w.pages_used, BUG_PAGE)
-    if w.timed:
-        if page == w.last_touch:                # the line is here
-            w.touch[w.nr_touch - 1] += <uint64_t>atomics
-        elif w.nr_touch < TOUCH_MAX:
-            w.touch[w.nr_touch] = (<uint64_t>page << 32) | <uint64_t>atomics
-            w.nr_touch += 1
-            w.last_touch = page
-        else:
-            w.error = ERR_BUG
+    cdef int n = w.nr_touch
+    if page == w.last_touch:                    # the line is here
+        w.touch[n - 1] += <uint64_t>atomics
+    elif n < w.touch_max:
+        w.touch[n] = (<uint64_t>page << 32) | <uint64_t>atomics
+        w.nr_touch = n + 1
+        w.last_touch = page
+    elif w.touch_max:
+        w.error = ERR_BUG
 
 
 cdef inline void work(World *w, int kind, int64_t n) noexcept nogil:

@@ -34,7 +34,7 @@ cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
         return w.ptes[<int64_t>lf.full * 512 + i]
     if not bits.present >> at & 1:
         return 0
-    return (<uint64_t>w.cache[w.mappings[lf.mapping].base + lf.pgoff + i] << 12) | PTE_PRESENT \
+    return (<uint64_t>w.cache[lf.first + i] << 12) | PTE_PRESENT \
         | (bits.young >> at & 1) << 1 | (bits.dirty >> at & 1) << 2 | (bits.write >> at & 1) << 3
 
 
@@ -42,7 +42,7 @@ cdef inline void prefetch_pte(World *w, uint32_t leaf, int i) noexcept nogil:
     """The page of a linear leaf's entry is wanted soon."""
     cdef Leaf *lf = &w.leaves[leaf]
     if not lf.full:
-        prefetch(&w.pages[w.cache[w.mappings[lf.mapping].base + lf.pgoff + i]])
+        prefetch(&w.pages[w.cache[lf.first + i]])
 
 
 cdef inline void pte_clear(World *w, uint32_t leaf, int i) noexcept nogil:

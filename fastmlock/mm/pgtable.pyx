@@ -45,7 +45,7 @@ cdef uint32_t new_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
     cdef Leaf *lf
     cdef int i
     if leaf:
-        w.leaves_free = <uint32_t>w.leaves[leaf].pgoff
+        w.leaves_free = <uint32_t>w.leaves[leaf].first
     elif w.leaves_used < w.leaves_cap:
         leaf = w.leaves_used
         w.leaves_used += 1
@@ -55,7 +55,7 @@ cdef uint32_t new_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
     lf = &w.leaves[leaf]
     memset(lf.bits, 0, sizeof(lf.bits))
     lf.mapping = lf.full = lf.huge = lf.none = 0
-    lf.pgoff = 0
+    lf.first = 0
     lf.nr_present = 0
     lf.mm = mm
     lf.vpn = vpn & ~<int64_t>511
@@ -170,6 +170,7 @@ cdef bint make_full(World *w, uint32_t leaf) noexcept nogil:
 
 cdef void pte_set(World *w, uint32_t leaf, int i, uint64_t pte, uint32_t mapping, int64_t pgoff) noexcept nogil:
     cdef Leaf *lf = &w.leaves[leaf]
+    cdef int64_t first = w.mappings[mapping].base + pgoff - i
     cdef uint64_t bit
     cdef bint was_none = pte_get(w, leaf, i) == 0 if lf.full or lf.mapping else True
     work(w, WK_PTE_SET, 1)
@@ -178,8 +179,8 @@ cdef void pte_set(World *w, uint32_t leaf, int i, uint64_t pte, uint32_t mapping
     if not lf.full:
         if mapping and (lf.nr_present == 1 or lf.mapping == 0) and was_none:
             lf.mapping = mapping
-            lf.pgoff = pgoff - i
-        if mapping and lf.mapping == mapping and lf.pgoff == pgoff - i:
+            lf.first = first
+        if mapping and lf.mapping == mapping and lf.first == first:
             bit = <uint64_t>1 << (i & 63)
             lf.bits[i >> 6].present |= bit
             pte_flags(w, leaf, i, <int>(pte & 0xf), <int>(~pte & 0xe))
@@ -247,7 +248,7 @@ cdef void release_leaf(World *w, uint32_t leaf) noexcept nogil:
         lf.full = 0
     lf.huge = lf.none = 0
     lf.mm = 0
-    lf.pgoff = w.leaves_free
+    lf.first = w.leaves_free
     w.leaves_free = leaf
 
 

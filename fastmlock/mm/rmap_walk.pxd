@@ -15,8 +15,9 @@ cdef inline bint page_vma_mapped(World *w, uint64_t pte, uint64_t kind, uint32_t
 
 cdef inline bint rmap_next(World *w, uint32_t page, uint64_t kind, uint32_t pfn, int32_t *node, int64_t *vpn,
                            int32_t *leaf) noexcept nogil:
-    """Next vma of the page in tree order, behind `node` and `vpn` (0: from the start), whose entry for it is of `kind` and for frame
-    `pfn`; false at the end. The rmap lock is held, the page-table lock is not: who takes it looks at the entry again."""
+    """Next vma of the page in tree order, behind `node` and `vpn` (0: from the start), whose entry for it is of `kind`
+    and for frame `pfn`; false at the end. The rmap lock is held, the page-table lock is not: who takes it looks at the
+    entry again."""
     cdef int64_t visits = 0
     cdef bint found
     if w.pages[page].flags & PG_ksm:

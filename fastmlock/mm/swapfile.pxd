@@ -100,7 +100,8 @@ cdef inline void add_to_swap(World *w, uint32_t page, uint32_t slot) noexcept no
     w.pages[page].flags |= PG_dirty
 
 
-# a slot for the swap cache: the next of this cpu's cluster, else the first of a free cluster, else any; 0 if none is left
+# a slot for the swap cache: the next of this cpu's cluster, else the first of a free cluster, else any; 0 if none is
+# left
 cdef uint32_t get_swap_page(World *w, int cpu) noexcept nogil
 # how many pages to read around `at`
 cdef int swapin_nr_pages(int64_t prev, int64_t at, int hits, int prev_win) noexcept nogil

@@ -41,6 +41,6 @@ cdef bint thp_pte_gone(World *w, int cpu, uint32_t page) noexcept nogil
 cdef int thp_total_mapcount(World *w, uint32_t head) noexcept nogil
 # the most that any page of it is mapped
 cdef int thp_max_mapcount(World *w, uint32_t head) noexcept nogil
-# 512 base pages take its place: flags as the head's, PG_locked on all, on the head's list if it is on one. The caller has it
-# frozen (unmapped, with only its own reference) and holds the lruvec lock.
+# 512 base pages take its place: flags as the head's, PG_locked on all, on the head's list if it is on one. The caller
+# has it frozen (unmapped, with only its own reference) and holds the lruvec lock.
 cdef void thp_break_up(World *w, int cpu, uint32_t head) noexcept nogil

@@ -265,7 +265,7 @@ cdef struct PteBits:
 # One page-table page (512 entries). A file mapping's entries need only bits: the page is the one the page
 # cache holds at (pgoff of entry 0) + i. The first entry that is anything else gives the leaf a full table.
 cdef struct Leaf:
-    int64_t pgoff           # linear: file page of entry 0 (may be negative)
+    int64_t first           # linear: where in World.cache the page of entry 0 stands, or would
     uint32_t mapping        # linear: whose pages; 0 = nothing mapped linearly yet
     uint32_t full           # index of the full table of 512 entries, 0 = linear
     uint32_t mm
@@ -498,7 +498,7 @@ cdef struct World:
     int32_t nr_lruvecs
     int32_t nr_tasks
     int32_t stat_threshold
-    int32_t timed               # log line touches
+    int32_t touch_max           # line touches that may be logged between two requests: TOUCH_MAX in a timed run, else 0
     int32_t error               # WorldError
     int32_t unsupported         # which path
     int32_t max_map_count       # sysctl vm.max_map_count

@@ -183,7 +183,8 @@ cdef class WorldHandle:
         cdef World *w = self.w
         used = {"pages": w.pages_used - w.pages_nfree, "vmas": w.vmas_used, "mms": w.mms_used,
                 "mappings": w.mappings_used, "nodes": w.nodes_used, "anon_vmas": w.anon_vmas_used,
-                "avcs": w.avcs_used, "ksm_items": w.ksm_items_used, "leaves": w.leaves_used, "ptes": w.ptes_used, "tables": w.tables_used,
+                "avcs": w.avcs_used, "ksm_items": w.ksm_items_used, "leaves": w.leaves_used, "ptes": w.ptes_used,
+                "tables": w.tables_used,
                 "tasks": w.nr_tasks, "cache": w.cache_used}
         moved = False
         for pool, count in need.items():
