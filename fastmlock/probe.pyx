@@ -13,8 +13,9 @@ from fastmlock.system cimport System
 
 
 def pagevec_drain(System system not None, int task, int file, long rounds):
-    """Fills the mlock batch of the task's cpu with munlocks and mlocks of the file's first pages, in turn, and processes
-    it: `rounds` times. -> entries processed. The file has at least as many pages as a batch; a kernel with patch 10."""
+    """Fills the mlock batch of the task's cpu with munlocks and mlocks of the file's first pages, in turn, and
+    processes it: `rounds` times. -> entries processed. The file has at least as many pages as a batch; a kernel with
+    patch 10."""
     cdef World *w = system.w
     cdef int cpu = w.tasks[task].cpu
     cdef long r, done = 0
@@ -38,8 +39,8 @@ def pagevec_drain(System system not None, int task, int file, long rounds):
 
 
 def rmap_walk(System system not None, int file, long index, long rounds, bint literal=False):
-    """Finds the first locked vma that maps page `index` of the file, as page_mlock does, `rounds` times; `literal` visits
-    every vma on the way. -> VMAs visited in one walk."""
+    """Finds the first locked vma that maps page `index` of the file, as page_mlock does, `rounds` times; `literal`
+    visits every vma on the way. -> VMAs visited in one walk."""
     cdef World *w = system.w
     cdef int64_t visits = 0, r
     cdef uint32_t node, root = w.mappings[file].root

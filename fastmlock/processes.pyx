@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""What processes do: system calls, faults, signals. (Errors that the kernel finds before it takes a lock are found here.)"""
+"""What processes do: system calls, faults, signals. (Errors that the kernel finds before it takes a lock are found
+here.)"""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmlock.flows.frame cimport *
 from fastmlock.mm.filemap cimport add_to_page_cache, delete_from_page_cache
@@ -43,8 +44,9 @@ cdef class Processes(KernelEntry):
         return self.w.nr_tasks
 
     def spawn(self, *, int cpu=0, int memcg=0, node=None):
-        """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. The pages it brings in
-        are charged to the memory cgroup `memcg` and come from `node`, or (None) from the node of its cpu. -> pid"""
+        """A new process on `cpu`: root, with the kernel's default RLIMIT_MEMLOCK and nothing mapped. The pages it
+        brings in are charged to the memory cgroup `memcg` and come from `node`, or (None) from the node of its cpu. ->
+        pid"""
         cdef World *w = self.w
         cdef Task *t
         self.reserve(tasks=1, mms=1)
@@ -135,8 +137,8 @@ cdef class Processes(KernelEntry):
 
     # ------------------------------------------------------------ mappings
     def mmap(self, int pid, addr, length, int prot, int flags, file, offset):
-        """As mmap(2). Without MAP_FIXED and MAP_FIXED_NOREPLACE `addr` is a hint, and the place is the hint if it is free,
-        else the highest gap below the stack that fits, as a process without address randomisation has it."""
+        """As mmap(2). Without MAP_FIXED and MAP_FIXED_NOREPLACE `addr` is a hint, and the place is the hint if it is
+        free, else the highest gap below the stack that fits, as a process without address randomisation has it."""
         cdef int64_t pages = pages_up(length)
         if not length:
             return -1, _errno.EINVAL
@@ -207,7 +209,8 @@ cdef class Processes(KernelEntry):
                                              mapping | pgoff << 20))
 
     cdef tuple unmapping(self, int pid, tuple answer):
-        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is evicted."""
+        """What fput() puts off until the task leaves the kernel: shared anonymous memory that nobody maps is
+        evicted."""
         for mapping in [m for m in self.shared_anon if not self.w.mappings[<int>m].nr_vmas]:
             self.shared_anon.remove(mapping)
             if self.w.mappings[<int>mapping].kind == MAPPING_HUGETLB:
@@ -263,7 +266,8 @@ cdef class Processes(KernelEntry):
         return self.call(self.controller, F_ACCESS_REMOTE_VM, self.w.tasks[pid].mm, addr >> 12, write)
 
     def msync(self, int pid, addr, length, int flags):
-        """As msync(2). MS_SYNC of a disk file that is shared and dirty drains the process's cpu, nothing else drains."""
+        """As msync(2). MS_SYNC of a disk file that is shared and dirty drains the process's cpu, nothing else
+        drains."""
         if flags & ~7 or addr % 4096 or flags & 1 and flags & 4:
             return -1, _errno.EINVAL
         pages = pages_up(length)
@@ -272,8 +276,8 @@ cdef class Processes(KernelEntry):
         return self.call(pid, F_SYS_MSYNC, addr >> 12, (addr >> 12) + pages, flags)
 
     def shm_lock(self, int pid, int file):
-        """shmctl(SHM_LOCK) on a segment, or on a tmpfs file taken for one that is everybody's: accounted to the user, and its
-        mapping marked unevictable; pages are culled when they next reach a list."""
+        """shmctl(SHM_LOCK) on a segment, or on a tmpfs file taken for one that is everybody's: accounted to the user,
+        and its mapping marked unevictable; pages are culled when they next reach a list."""
         cdef Task *t = &self.w.tasks[pid]
         if not self.w.mappings[file].shmem:
             return -1, _errno.EINVAL
@@ -409,8 +413,9 @@ cdef class Processes(KernelEntry):
         return done, self.w.tasks[pid].sig
 
     def move_pages(self, int pid, addr, node=None):
-        """move_pages(2) of one page, to the node it is on if no other is named: drains every cpu. -> (status, 0), status
-        0 or the node, or minus an errno: EACCES for a page that others map too, EBUSY for one that cannot be moved."""
+        """move_pages(2) of one page, to the node it is on if no other is named: drains every cpu. -> (status, 0),
+        status 0 or the node, or minus an errno: EACCES for a page that others map too, EBUSY for one that cannot be
+        moved."""
         if node is not None and not 0 <= node < self.w.nr_nodes:
             return -_errno.ENODEV, 0
         self.call(pid, F_SYS_DRAIN_ALL)

@@ -54,8 +54,8 @@ cdef class System(Processes):
     capacity : dict
         see `WorldHandle`; arrays grow as they must
     check : bool
-        after every call, all that must hold is looked at (`fastmlock.audit.consistency`), and ModelError raised with what
-        does not; the default of a debug build
+        after every call, all that must hold is looked at (`fastmlock.audit.consistency`), and ModelError raised with
+        what does not; the default of a debug build
 
     Raises
     ------
@@ -91,9 +91,9 @@ cdef class System(Processes):
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
                     bint interleave=False, int owner=0, bint huge=False):
         """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
-        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With `observe`
-        the controller maps it, as the recorder does, and never touches it. With `interleave` page i lies on node i modulo their number, else all
-        lie where their writer ran. -> file number"""
+        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With
+        `observe` the controller maps it, as the recorder does, and never touches it. With `interleave` page i lies on
+        node i modulo their number, else all lie where their writer ran. -> file number"""
         if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
             raise NotSupported(f"a file on {fs}")
         if huge and fs != "tmpfs":
@@ -177,8 +177,8 @@ cdef class System(Processes):
         return self.call(self.controller, F_COMPACT)
 
     def reclaim(self, long pages):
-        """One pass of reclaim: at most `pages` of each active and each inactive list of files and, with swap, of anonymous
-        memory and tmpfs. -> (freed, 0)"""
+        """One pass of reclaim: at most `pages` of each active and each inactive list of files and, with swap, of
+        anonymous memory and tmpfs. -> (freed, 0)"""
         if pages < 0:
             return -1, _errno.EINVAL
         return self.call(self.controller, F_SYS_RECLAIM, pages)
@@ -224,8 +224,8 @@ cdef class System(Processes):
 
     # ------------------------------------------------------------ hugetlb
     def set_nr_hugepages(self, long pages):
-        """/proc/sys/vm/nr_hugepages: so many huge pages of 2 MiB are set aside for hugetlb. Those in use beyond the number
-        are given up when they are freed."""
+        """/proc/sys/vm/nr_hugepages: so many huge pages of 2 MiB are set aside for hugetlb. Those in use beyond the
+        number are given up when they are freed."""
         if pages < 0:
             return -1, _errno.EINVAL
         self.need_huge()
@@ -240,7 +240,8 @@ cdef class System(Processes):
         return self.w.hugetlb_total, self.w.hugetlb_free, self.w.hugetlb_resv, self.w.hugetlb_surplus
 
     def new_hugetlb(self, long pages):
-        """A file of huge pages, `pages` base pages long, with the record of what of it is reserved next to it. -> its number"""
+        """A file of huge pages, `pages` base pages long, with the record of what of it is reserved next to it. -> its
+        number"""
         self.need_huge()
         mapping = self.new_mapping(pages + 511 >> 9, True)
         self.w.mappings[mapping].kind = MAPPING_HUGETLB
@@ -271,8 +272,8 @@ cdef class System(Processes):
 
     # ------------------------------------------------------------ what leaves the machine
     def set_cpu_online(self, int cpu, bint online):
-        """A cpu is unplugged: its tasks move to the first one, its batches are drained, what it has counted is another's.
-        Or it comes back, empty. The first cpu has no switch. -> (ret, errno)"""
+        """A cpu is unplugged: its tasks move to the first one, its batches are drained, what it has counted is
+        another's. Or it comes back, empty. The first cpu has no switch. -> (ret, errno)"""
         if not 0 < cpu < self.w.nr_cpus:
             return -1, _errno.ENOENT
         if online:
@@ -289,16 +290,16 @@ cdef class System(Processes):
         return 0 <= cpu < self.w.nr_cpus and cpu not in self.offline_cpus
 
     def offline_pages(self, long first, long pages):
-        """The frames [first, first + pages) leave the machine; what is in them, locked or not, moves to others. EBUSY if
-        something cannot be moved (the zero page, a page that somebody holds); then all stay. -> (ret, errno)"""
+        """The frames [first, first + pages) leave the machine; what is in them, locked or not, moves to others. EBUSY
+        if something cannot be moved (the zero page, a page that somebody holds); then all stay. -> (ret, errno)"""
         if first < 1 or pages < 0 or first + pages > self.w.pages_used:
             return -1, _errno.EINVAL
         self.make_room(pages)
         return (-1, _errno.EBUSY) if self.call(self.controller, F_OFFLINE, first, first + pages)[0] else (0, 0)
 
     def offline_block(self, int pid, addr):
-        """The memory block of 128 MiB that a process's page lies in leaves the machine, as by "offline" to the block's file in
-        /sys; the zero pages are not in it. EINVAL where there is no page. -> (ret, errno)"""
+        """The memory block of 128 MiB that a process's page lies in leaves the machine, as by "offline" to the block's
+        file in /sys; the zero pages are not in it. EINVAL where there is no page. -> (ret, errno)"""
         pfn = self.pte(pid, addr)[1]
         first = max(pfn // BLOCK * BLOCK, 1)
         if not pfn or self.w.pages[<long>pfn].flags & PG_reserved:
@@ -321,8 +322,8 @@ cdef class System(Processes):
         return page != 0 and page_compound(self.w, page)
 
     def swapoff(self):
-        """swapoff(2) of the swap device: all that lies there comes back, into locked VMAs too. EINVAL if none is on. (A real
-        one is refused where memory would not suffice: the model takes what it needs.) -> (ret, errno)"""
+        """swapoff(2) of the swap device: all that lies there comes back, into locked VMAs too. EINVAL if none is on. (A
+        real one is refused where memory would not suffice: the model takes what it needs.) -> (ret, errno)"""
         if not self.w.swap_pages:
             return -1, _errno.EINVAL
         self.make_room(self.w.swap_used)

@@ -120,7 +120,8 @@ cdef class View(WorldHandle):
 
     @property
     def swap_sizes(self):
-        """Slots of the swap device, how many are in use, and of how many the page is in the swap cache; 0 0 0 without."""
+        """Slots of the swap device, how many are in use, and of how many the page is in the swap cache; 0 0 0
+        without."""
         cached = int((self.swap["page"] != 0).sum())
         return max(self.w.swap_pages - 1, 0), self.w.swap_used, cached
 

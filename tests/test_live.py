@@ -180,6 +180,7 @@ def test_only_one_at_a_time(machine: Machine) -> None:
 def test_it_refuses_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_machine, "MEMORY_WANTED", 1 << 60)
     monkeypatch.setattr(live_machine, "_machine_lock", socket.socket)      # whoever else is running
+    monkeypatch.setattr(live_machine.os, "sched_getaffinity", lambda pid: {0, 1})
     with pytest.raises(LiveError, match="MiB of memory are available"):
         Machine()
 

@@ -39,7 +39,8 @@ cdef struct Counts:
 
 
 cdef void count_vma(World *w, uint32_t vma, int32_t *mapped, int32_t *huge, int32_t *locked, Counts *c) noexcept nogil:
-    """Adds the entries of one vma to the pages they map; a huge pmd is one map of its THP, and one entry for each page."""
+    """Adds the entries of one vma to the pages they map; a huge pmd is one map of its THP, and one entry for each
+    page."""
     cdef Vma *v = &w.vmas[vma]
     cdef int64_t vpn = v.start
     cdef uint64_t pte
@@ -357,7 +358,8 @@ cdef _counters(WorldHandle world, mapped, list out):
         if stat[item] != pages:
             out.append(f"{'anonymous' if item == K.ST_ANON_MAPPED else 'file'} pages mapped: {stat[item]}, really {pages}")
     event = world.vm_events()
-    if w.tr.p06 and stat[K.ST_MLOCK] != event[K.EV_MLOCKED] - event[K.EV_MUNLOCKED] - event[K.EV_STRANDED] - event[K.EV_CLEARED]:
+    if w.tr.p06 and stat[K.ST_MLOCK] != (event[K.EV_MLOCKED] - event[K.EV_MUNLOCKED] - event[K.EV_STRANDED]
+                                         - event[K.EV_CLEARED]):
         out.append("nr_mlock is not mlocked - munlocked - stranded - cleared")
     if w.tr.p06 and stat[K.ST_UNEVICTABLE] > event[K.EV_CULLED] - event[K.EV_RESCUED]:
         out.append("nr_unevictable is more than culled - rescued")

@@ -92,6 +92,7 @@ def own_row_ns(int64_t rounds=50):
 
 
 def row_ns(int a, int b, int64_t rounds=50, double limit_s=1.0):
-    """ns a line of an atomic on each line of a row that another CPU owns; None without an answer in time. Raises OSError."""
+    """ns a line of an atomic on each line of a row that another CPU owns; None without an answer in time. Raises
+    OSError."""
     took = both(Row(), a, b, rounds, limit_s)
     return None if took is None else min(took) / <double> HANDOVER_ROW

@@ -48,8 +48,8 @@ cdef bint do_brk_flags(World *w, Task *t, int64_t start, int64_t end) noexcept n
 
 
 cdef int sys_brk(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = the break asked for, in bytes. ret = the break there is then: the old one if it cannot be moved. b, c = the old
-    and the new end of the heap in pages, d = answer, j = populate."""
+    """a = the break asked for, in bytes. ret = the break there is then: the old one if it cannot be moved. b, c = the
+    old and the new end of the heap in pages, d = answer, j = populate."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef uint32_t vma
     if f.pc == 0:
@@ -84,9 +84,9 @@ cdef int sys_brk(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- stacks
 cdef int expand_stack(World *w, Task *t, Frame *f) noexcept nogil:
-    """Lets vma a, which lies above vpn b and grows downwards, begin there. It keeps its distance from what is mapped below
-    unless that is a stack or out of use, and stays within RLIMIT_STACK and RLIMIT_MEMLOCK. res = 0 or -errno. The caller
-    holds mmap_lock."""
+    """Lets vma a, which lies above vpn b and grows downwards, begin there. It keeps its distance from what is mapped
+    below unless that is a stack or out of use, and stays within RLIMIT_STACK and RLIMIT_MEMLOCK. res = 0 or -errno. The
+    caller holds mmap_lock."""
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     cdef Mm *mm = &w.mms[v.mm]

@@ -6,7 +6,7 @@ Patch 12 changes how they are unmapped. The specification, section 3; the record
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.khugepaged cimport (BY_KHUGEPAGED, SCAN_AGAIN, SCAN_BUSY, SCAN_FAIL, SCAN_PMD_MAPPED,
                                          SCAN_PTE_MAPPED_HUGEPAGE, SCAN_SUCCEED, SCAN_SWAPPED)
-from fastmlock.flows.mlock cimport munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.interval_tree cimport tree_next
@@ -71,10 +71,10 @@ cdef enum:
 
 cdef int collapse_file(World *w, Task *t, Frame *f) noexcept nogil:
     """The 512 pages from b on of file a | the mm that asks << 32 (0: khugepaged). Each is locked, isolated and unmapped
-    everywhere: up to patch 11 by a zap of the file's range, i_mmap_rwsem held for write; from 12 on page by page through
-    the reverse map, held for read. All are replaced by the new THP, which is on no list of a locked vma until somebody maps
-    it. res = SCAN_... The isolated pages are linked by lru_next: c = the first, d = the last. i = position, j = page at
-    hand, k = the THP."""
+    everywhere: up to patch 11 by a zap of the file's range, i_mmap_rwsem held for write; from 12 on page by page
+    through the reverse map, held for read. All are replaced by the new THP, which is on no list of a locked vma until
+    somebody maps it. res = SCAN_... The isolated pages are linked by lru_next: c = the first, d = the last. i =
+    position, j = page at hand, k = the THP."""
     cdef uint32_t mapping = <uint32_t>f.a
     cdef Mapping *m = &w.mappings[mapping]
     cdef uint32_t page = f.j, next
@@ -191,9 +191,9 @@ cdef enum:
 
 
 cdef int retract_page_tables(World *w, Task *t, Frame *f) noexcept nogil:
-    """The page tables that could map the 512 pages from b on of file a | mm << 32 by one pmd are empty now, and go. A vma
-    with private copies keeps its own. MADV_COLLAPSE leaves those of other mms alone, to 6.5. The kernel of these days tries
-    to take each mmap_lock for write; here it always succeeds. i = tree node, j = leaf."""
+    """The page tables that could map the 512 pages from b on of file a | mm << 32 by one pmd are empty now, and go. A
+    vma with private copies keeps its own. MADV_COLLAPSE leaves those of other mms alone, to 6.5. The kernel of these
+    days tries to take each mmap_lock for write; here it always succeeds. i = tree node, j = leaf."""
     cdef uint32_t mapping = <uint32_t>f.a, mm = <uint32_t>(f.a >> 32)
     cdef int64_t visits = 0, vpn
     cdef Vma *v
@@ -230,8 +230,9 @@ cdef enum:
 
 
 cdef int collapse_pte_mapped_thp(World *w, Task *t, Frame *f) noexcept nogil:
-    """The ptes from vpn b on in vma a map pages of one THP of the file, and nothing else: they go, and their table with them;
-    c = a pmd takes its place. mmap_lock is held for write. res = SCAN_... i = leaf, j = entry, k = the THP, d = page."""
+    """The ptes from vpn b on in vma a map pages of one THP of the file, and nothing else: they go, and their table with
+    them; c = a pmd takes its place. mmap_lock is held for write. res = SCAN_... i = leaf, j = entry, k = the THP, d =
+    page."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint64_t pte
     cdef int called, i
@@ -264,7 +265,7 @@ cdef int collapse_pte_mapped_thp(World *w, Task *t, Frame *f) noexcept nogil:
             w.mms[v.mm].rss -= 1
             f.j += 1
             f.pc = CP_REMOVED
-            if page_remove_rmap(w, t.cpu, <uint32_t>f.d) and not w.tr.p05 and test(w, f.k, PG_mlocked):
+            if page_remove_rmap(w, t.cpu, <uint32_t>f.d) and clear_mlock_due(w, f.k):
                 return call(w, t, f, CP_REMOVED, F_CLEAR_MLOCK, f.k)
         if f.pc == CP_REMOVED:
             f.pc = CP_MUNLOCKED

@@ -76,8 +76,8 @@ cdef int sys_exit(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int sys_exec(World *w, Task *t, Frame *f) noexcept nogil:
-    """The process goes on in the empty address space a, and the old one is torn down as at exit. Nothing of its locks is
-    inherited, not even mlockall(MCL_FUTURE); limits, user and capabilities stay."""
+    """The process goes on in the empty address space a, and the old one is torn down as at exit. Nothing of its locks
+    is inherited, not even mlockall(MCL_FUTURE); limits, user and capabilities stay."""
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
         f.b = t.mm

@@ -4,7 +4,7 @@
 The specification, section 2.4. The caller holds mmap_lock for read. The answer is 0 or minus a signal.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.lru cimport *
@@ -416,7 +416,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if not f.j:
             return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
         f.pc = FT_OLD_CLEARED
-        if page_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, compound_head(w, f.j), PG_mlocked):
+        if page_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
             return call(w, t, f, FT_OLD_CLEARED, F_CLEAR_MLOCK, compound_head(w, f.j))
     if f.pc == FT_OLD_CLEARED:
         f.j = compound_head(w, f.j)
@@ -456,9 +456,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int touch_pages(World *w, Task *t, Frame *f) noexcept nogil:
-    """A process reads or writes (c) one byte of each of b pages from vpn a on, the number of the page; ends at a signal. i =
-    pages done,
-    j = vma, d = a fault was taken."""
+    """A process reads or writes (c) one byte of each of b pages from vpn a on, the number of the page; ends at a
+    signal. i = pages done, j = vma, d = a fault was taken."""
     cdef uint32_t leaf, vma
     cdef uint64_t pte
     cdef Vma *v

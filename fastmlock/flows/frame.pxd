@@ -89,7 +89,7 @@ cdef enum Flow:
     F_SET_PMD               # do_set_pmd: a = vma, b = vpn, c = page, d = write; ptl held; res = mapped
     F_ZAP_PMD               # zap_huge_pmd: a = vma, b = vpn
     F_COPY_HUGE_PMD         # a = vma, b = child's vma, c = vpn
-    F_SPLIT_PAGE            # split_huge_page: a = head, locked and referenced by the caller; b = tails to the gather; res = split
+    F_SPLIT_PAGE            # split_huge_page: a = head, locked, referenced; b = tails to the gather; res = split
     F_SPLIT_DEFERRED        # deferred_split_scan: every THP that is mapped in part
     F_COLLAPSE              # collapse_huge_page: a = vma, b = vpn; res = collapsed
     F_COLLAPSE_FILE         # collapse_file: a = mapping | mm << 32, b = first page; res = SCAN_...

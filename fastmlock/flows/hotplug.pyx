@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """What leaves the machine: pages to another node, frames, cpus. (mm/migrate.c, mm/memory_hotplug.c, mm/page_alloc.c)
 
-The specification, sections 1.4 and 4.1. While pages are moved no batch may hold on to one: from 5.13 every addition to a
-batch is processed at once for as long, earlier kernels drain before each pass.
+The specification, sections 1.4 and 4.1. While pages are moved no batch may hold on to one: from 5.13 every addition to
+a batch is processed at once for as long, earlier kernels drain before each pass.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
@@ -52,8 +52,8 @@ cdef void isolate_all_free(World *w, int64_t first, int64_t end) noexcept nogil:
 
 cdef int offline_pages(World *w, Task *t, Frame *f) noexcept nogil:
     """Frames [a, b) leave the machine: the free ones are nobody's any more, what is in the others moves away, locked or
-    not. ret = frames that are still in use after a few passes; then all come back. c = position, i = pass, d = the zero pages lie
-    in another zone, and stay."""
+    not. ret = frames that are still in use after a few passes; then all come back. c = position, i = pass, d = the zero
+    pages lie in another zone, and stay."""
     cdef int64_t left = 0
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
@@ -95,8 +95,8 @@ cdef void online_pages(World *w, int64_t first, int64_t end) noexcept nogil:
 
 
 cdef int cpu_dead(World *w, Task *t, Frame *f) noexcept nogil:
-    """A cpu (a) has died: its batches are drained, the mlock batch last, its free pages are everybody's, and what it has
-    counted is added to what this one has."""
+    """A cpu (a) has died: its batches are drained, the mlock batch last, its free pages are everybody's, and what it
+    has counted is added to what this one has."""
     cdef uint32_t *head = &w.pcp[f.a & (PCP_LISTS - 1)]
     cdef uint32_t page
     cdef int i

@@ -4,7 +4,7 @@
 The specification, sections 2.4, 2.8, 3 (patch 04) and 5; the recordings of fastmlock/data/thp.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlocks
@@ -64,8 +64,8 @@ cdef int do_huge_pmd_anonymous_page(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- do_set_pmd
 cdef int do_set_pmd(World *w, Task *t, Frame *f) noexcept nogil:
-    """The pmd at vpn b of vma a is none, and page c of a file's THP, which d = is written, belongs there: the pmd maps the
-    THP if it fits. A lock of its own, but from 6.7 to 6.16. The page-table lock is held. res = mapped. i = leaf."""
+    """The pmd at vpn b of vma a is none, and page c of a file's THP, which d = is written, belongs there: the pmd maps
+    the THP if it fits. A lock of its own, but from 6.7 to 6.16. The page-table lock is held. res = mapped. i = leaf."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint32_t head = compound_head(w, <uint32_t>f.c)
     cdef int called
@@ -174,9 +174,9 @@ cdef enum:
 
 
 cdef int split_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
-    """The huge pmd around vpn b of vma a, if there is one, becomes 512 ptes of the same pages; one of a file becomes none,
-    to be faulted in again. Through patch 03 this takes PG_mlocked away; from 04 it is the end of one pmd's lock. From 6.17
-    the ptes of the whole THP, added at once, are a lock again. i = leaf, j = the THP."""
+    """The huge pmd around vpn b of vma a, if there is one, becomes 512 ptes of the same pages; one of a file becomes
+    none, to be faulted in again. Through patch 03 this takes PG_mlocked away; from 04 it is the end of one pmd's lock.
+    From 6.17 the ptes of the whole THP, added at once, are a lock again. i = leaf, j = the THP."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint64_t pte
     cdef int called
@@ -212,7 +212,7 @@ cdef int split_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
                 w.pages[f.j].flags |= PG_referenced
             clear_huge_pmd(w, f.i)
             w.mms[v.mm].rss -= THP_PAGES
-            if thp_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
+            if thp_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
                 return call(w, t, f, SP_MARKED, F_CLEAR_MLOCK, f.j)
     if f.pc == SP_MARKED:
         f.pc = SP_CLEARED
@@ -262,7 +262,7 @@ cdef int zap_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
                     return call(w, t, f, ZH_ACCESSED, F_PVEC, t.cpu, PVEC_ACTIVATE)
     if f.pc == ZH_ACCESSED:
         f.pc = ZH_REMOVED
-        if thp_remove_rmap(w, t.cpu, f.j) and not w.tr.p05 and test(w, f.j, PG_mlocked):
+        if thp_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
             return call(w, t, f, ZH_REMOVED, F_CLEAR_MLOCK, f.j)
     if f.pc == ZH_REMOVED:
         f.pc = ZH_GATHER
@@ -281,8 +281,8 @@ cdef int zap_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
 
 # ---- fork
 cdef int copy_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
-    """The huge pmd at vpn c of vma a, for the child's vma b: read-only on both sides, old in the child; a file's is left to
-    be faulted in. i = leaf, j = the THP, k = the child's leaf."""
+    """The huge pmd at vpn c of vma a, for the child's vma b: read-only on both sides, old in the child; a file's is
+    left to be faulted in. i = leaf, j = the THP, k = the child's leaf."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     if f.pc == 0:
         f.i = find_leaf(w, v.mm, f.c)

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Mappings of huge pages from the pool. mlock leaves their VMAs alone and populates them; their pages are on no LRU list and
-never marked. (mm/hugetlb.c; the specification, sections 1.2, 1.5 and 2.3, and the recordings own-hugetlb-*)
+"""Mappings of huge pages from the pool. mlock leaves their VMAs alone and populates them; their pages are on no LRU
+list and never marked. (mm/hugetlb.c; the specification, sections 1.2, 1.5 and 2.3, and the recordings own-hugetlb-*)
 
-Simplified: a copy that takes pages away from children when the pool is empty (`unmap_ref_private`) does so with the page-table
-lock of its own pmd alone.
+Simplified: a copy that takes pages away from children when the pool is empty (`unmap_ref_private`) does so with the
+page-table lock of its own pmd alone.
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
@@ -54,8 +54,8 @@ cdef inline int fresh(Vma *v) noexcept nogil:
 
 # ---- the fault
 cdef uint32_t hugetlb_no_page(World *w, uint32_t vma, int64_t vpn) noexcept nogil:
-    """The page for an entry that is none, mapped already in the page's own account: the file's, or a new one, which is the
-    file's if the mapping is shared. 0: SIGBUS."""
+    """The page for an entry that is none, mapped already in the page's own account: the file's, or a new one, which is
+    the file's if the mapping is shared. 0: SIGBUS."""
     cdef Vma *v = &w.vmas[vma]
     cdef Mapping *m = &w.mappings[v.mapping]
     cdef int64_t index = huge_index(v, vpn)
@@ -101,9 +101,9 @@ cdef void unmap_ref_private(World *w, uint32_t vma, uint32_t head, int64_t vpn) 
 
 
 cdef uint32_t hugetlb_wp(World *w, uint32_t vma, uint32_t leaf, int64_t vpn) noexcept nogil:
-    """A write to an entry that does not allow it: the page is kept if it is this mapping's alone, else copied. The owner of a
-    reservation does not use it for a copy, but finds pages that its children share with it its own if none is free. The page
-    that is mapped then, 0: SIGBUS. What was mapped before keeps the entry's reference."""
+    """A write to an entry that does not allow it: the page is kept if it is this mapping's alone, else copied. The
+    owner of a reservation does not use it for a copy, but finds pages that its children share with it its own if none
+    is free. The page that is mapped then, 0: SIGBUS. What was mapped before keeps the entry's reference."""
     cdef Vma *v = &w.vmas[vma]
     cdef uint32_t old = pmd_huge(w, leaf), new
     cdef int64_t index = huge_index(v, vpn)

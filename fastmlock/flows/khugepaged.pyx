@@ -4,7 +4,7 @@
 The specification, section 2.4; the recordings of fastmlock/data/thp. Anonymous memory here; files: collapse_file.pyx.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, lru_cache_add_inactive_or_unevictable, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport pte_munlocks
@@ -95,10 +95,10 @@ cdef enum:
 
 
 cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """The 512 entries from vpn b on in vma a, c = BY_KHUGEPAGED or 0 | its mm << 8; mmap_lock is held for read, and dropped and taken
-    again on the way. Every page is isolated; then each is copied, put back (lru_add batch) and only then unmapped, which in
-    a locked vma munlocks it. The new THP is a new page of the vma. res = SCAN_... i = entry, j = leaf, k = the THP,
-    d = what it comes to. Heads of THPs that are collapsed anew wait in the task's gather."""
+    """The 512 entries from vpn b on in vma a, c = BY_KHUGEPAGED or 0 | its mm << 8; mmap_lock is held for read, and
+    dropped and taken again on the way. Every page is isolated; then each is copied, put back (lru_add batch) and only
+    then unmapped, which in a locked vma munlocks it. The new THP is a new page of the vma. res = SCAN_... i = entry, j
+    = leaf, k = the THP, d = what it comes to. Heads of THPs that are collapsed anew wait in the task's gather."""
     cdef uint32_t vma = <uint32_t>f.a
     cdef Vma *v = &w.vmas[vma]
     cdef uint32_t *heads = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
@@ -181,7 +181,7 @@ cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == CL_PTL:
         pte_clear(w, f.j, f.i)
         f.pc = CL_REMOVED
-        if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, head, PG_mlocked):
+        if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, head):
             return call(w, t, f, CL_REMOVED, F_CLEAR_MLOCK, head)
     if f.pc == CL_REMOVED:
         f.pc = CL_MUNLOCKED
@@ -353,7 +353,8 @@ cdef int khugepaged_scan(World *w, Task *t, Frame *f) noexcept nogil:
                     f.b = max(f.b, huge_start(v.start + THP_PAGES - 1))
                     if f.b + THP_PAGES <= v.end:
                         f.b += THP_PAGES
-                        return call(w, t, f, KH_VMA, F_COLLAPSE_FILE_PMD if v.mapping else F_COLLAPSE, f.j, f.b - THP_PAGES, BY_KHUGEPAGED | <int64_t>f.k << 8)
+                        return call(w, t, f, KH_VMA, F_COLLAPSE_FILE_PMD if v.mapping else F_COLLAPSE, f.j,
+                                    f.b - THP_PAGES, BY_KHUGEPAGED | <int64_t>f.k << 8)
                 f.j = v.next
             return ask(t, f, KH_UNLOCKED, REQ_UP_READ, LK_MMAP, f.k)
         if f.pc == KH_UNLOCKED:

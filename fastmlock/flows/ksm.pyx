@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """KSM: one place is merged into a page of equal content, or given a page of its own again. (mm/ksm.c)
 
-The specification, sections 2.8 and 3 (patches 01 and 04). Which places are looked at, and in which order, is ksmd's part:
-`fastmlock.ksmd`.
+The specification, sections 2.8 and 3 (patches 01 and 04). Which places are looked at, and in which order, is ksmd's
+part: `fastmlock.ksmd`.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_page, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, mlock_page, munlock_page
 from fastmlock.mm.ksm cimport stable_tree_append
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
@@ -29,10 +29,10 @@ cdef enum:
 
 
 cdef int try_to_merge_one_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """The page at vpn b of vma a is write-protected, unless somebody else holds it, and becomes a KSM page itself (c = 0) or
-    gives its place to the KSM page c, whose content is the same. Through patch 03 a locked vma has the lock moved behind
-    that; from 04 on adding and removing the mapping does it. ret = merged. i = leaf, j = page, k = merged, d = the page
-    whose lock is held."""
+    """The page at vpn b of vma a is write-protected, unless somebody else holds it, and becomes a KSM page itself (c =
+    0) or gives its place to the KSM page c, whose content is the same. Through patch 03 a locked vma has the lock moved
+    behind that; from 04 on adding and removing the mapping does it. ret = merged. i = leaf, j = page, k = merged, d =
+    the page whose lock is held."""
     cdef uint32_t vma = <uint32_t>f.a, ksm = <uint32_t>f.c, page = <uint32_t>f.j
     cdef Vma *v = &w.vmas[vma]
     cdef Page *p = &w.pages[page]
@@ -81,7 +81,7 @@ cdef int try_to_merge_one_page(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == KM_MLOCKED:
         pte_set(w, f.i, entry, mk_pte(ksm, PTE_PRESENT | PTE_YOUNG), 0, 0)
         f.pc = KM_CLEARED
-        if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
+        if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, page):
             return call(w, t, f, KM_CLEARED, F_CLEAR_MLOCK, page)
     if f.pc == KM_CLEARED:
         f.pc = KM_MUNLOCKED
@@ -121,8 +121,8 @@ cdef int try_to_merge_one_page(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int unmerge_ksm_pages(World *w, Task *t, Frame *f) noexcept nogil:
-    """Every place of [b, c) in vma a that has a KSM page gets a copy, by a fault that pretends to write, or (6.2) says that
-    it does not."""
+    """Every place of [b, c) in vma a that has a KSM page gets a copy, by a fault that pretends to write, or (6.2) says
+    that it does not."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint64_t pte
     while f.b < f.c and vma_next_entry(w, v, &f.b, &pte) and f.b < f.c:

@@ -4,7 +4,7 @@
 The specification, patches 08 and 11.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, mlock_drain_due, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
@@ -59,8 +59,9 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page, int node) noexc
 
 
 cdef int unmap_and_move(World *w, Task *t, Frame *f) noexcept nogil:
-    """Page a goes to a new frame (of node b - 1, if b is not 0): isolated, unmapped by migration entries, copied, mapped again. From patch 08 the new
-    page is on the LRU before its entries come back. res = moved. i = new page, j = it was mapped."""
+    """Page a goes to a new frame (of node b - 1, if b is not 0): isolated, unmapped by migration entries, copied,
+    mapped again. From patch 08 the new page is on the LRU before its entries come back. res = moved. i = new page, j =
+    it was mapped."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
@@ -159,7 +160,7 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
             pte_clear(w, f.j, entry)
             pte_set(w, f.j, entry, mk_pte(page, PTE_MIGRATION | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))), 0, 0)
             f.pc = MI_REMOVED
-            if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
+            if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, page):
                 return call(w, t, f, MI_REMOVED, F_CLEAR_MLOCK, page)
         if f.pc == MI_REMOVED:
             f.pc = MI_MUNLOCKED
@@ -236,7 +237,8 @@ cdef int compact(World *w, Task *t, Frame *f) noexcept nogil:
         return call(w, t, f, 1, F_DRAIN_ALL, 0)
     while f.i + 1 < f.j:
         f.i += 1
-        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount and not page_compound(w, f.i):      # not while it is being freed
+        # not while it is being freed
+        if w.pages[f.i].flags & PG_lru and w.pages[f.i].refcount and not page_compound(w, f.i):
             return call(w, t, f, 1, F_MIGRATE, f.i)
     return sysret(t, 0, 0)
 

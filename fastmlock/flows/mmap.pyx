@@ -61,7 +61,8 @@ cdef int call_mmap(World *w, Task *t, uint32_t vma, uint32_t resv) noexcept nogi
 
 
 cdef int hugetlbfs_file_mmap(World *w, uint32_t vma, uint32_t resv) noexcept nogil:
-    """The new vma reserves its huge pages; a writable mapping beyond the end of the file makes that longer. 0 or an errno"""
+    """The new vma reserves its huge pages; a writable mapping beyond the end of the file makes that longer. 0 or an
+    errno"""
     cdef Vma *v = &w.vmas[vma]
     cdef Mapping *m = &w.mappings[v.mapping]
     v.swap_ra = 0
@@ -75,9 +76,9 @@ cdef int hugetlbfs_file_mmap(World *w, uint32_t vma, uint32_t resv) noexcept nog
 
 
 cdef int insert_next(World *w, Task *t, Frame *f, uint32_t vma) noexcept nogil:
-    """Maps all of a driver's memory at once: pages by vm_insert_page(), what has none by remap_pfn_range(). The vma still has
-    the VM_LOCKED of mlockall(MCL_FUTURE): where mlock_vma_page() does not look at all of VM_SPECIAL (patch 04 to
-    c8263bd60500), pages that have no business there are marked. -1: done. k = pages mapped."""
+    """Maps all of a driver's memory at once: pages by vm_insert_page(), what has none by remap_pfn_range(). The vma
+    still has the VM_LOCKED of mlockall(MCL_FUTURE): where mlock_vma_page() does not look at all of VM_SPECIAL (patch 04
+    to c8263bd60500), pages that have no business there are marked. -1: done. k = pages mapped."""
     cdef Vma *v = &w.vmas[vma]
     cdef int flags = PTE_PRESENT | (PTE_WRITE if v.flags & VM_WRITE else 0), called
     cdef uint32_t leaf, page
@@ -102,8 +103,9 @@ cdef int insert_next(World *w, Task *t, Frame *f, uint32_t vma) noexcept nogil:
 
 
 cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. Of huge pages c
-    has, from bit 3 on, an empty record for what a private mapping reserves. ret = the address. i = error, j = the new vma's part is populated, k = pages of a driver mapped."""
+    """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. Of huge pages
+    c has, from bit 3 on, an empty record for what a private mapping reserves. ret = the address. i = error, j = the new
+    vma's part is populated, k = pages of a driver mapped."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef int64_t flags = f.c >> 32, prot = f.c & 7
     cdef uint32_t mapping = <uint32_t>(f.d & 0xfffff)
@@ -194,9 +196,9 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
-    """Emulated: the pages [a, a + b) of a shared mapping of one file are mapped again, from file page c on, as by mmap with
-    MAP_FIXED and MAP_POPULATE (d = MAP_NONBLOCK: without). What was locked is so again, on fault or not as new mappings
-    are. i = vma."""
+    """Emulated: the pages [a, a + b) of a shared mapping of one file are mapped again, from file page c on, as by mmap
+    with MAP_FIXED and MAP_POPULATE (d = MAP_NONBLOCK: without). What was locked is so again, on fault or not as new
+    mappings are. i = vma."""
     cdef Vma *v
     cdef uint32_t vma
     cdef int64_t flags

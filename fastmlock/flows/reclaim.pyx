@@ -4,7 +4,7 @@
 The specification, section 2.8 and patches 11 and 13. Anonymous and tmpfs pages leave for the swap device, if one is on.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, mlock_drain_due, mlock_page, munlock_page
 from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED, SHRINK_ASK, SHRINK_FAR
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache, page_cache_to_swap
@@ -159,8 +159,8 @@ cdef enum:
 
 
 cdef inline bint reclaimable(World *w, uint32_t page, int64_t seen) noexcept nogil:
-    """page_check_references: what page_referenced has seen decides. A page of a locked vma goes on to be unmapped, which
-    marks it; from patch 13 it was marked already and is kept."""
+    """page_check_references: what page_referenced has seen decides. A page of a locked vma goes on to be unmapped,
+    which marks it; from patch 13 it was marked already and is kept."""
     cdef Page *p = &w.pages[page]
     cdef bint referenced = test_clear(w, page, PG_referenced)
     if seen < 0:                            # the rmap lock was not to be had
@@ -194,8 +194,8 @@ cdef inline bint writepage(World *w, int cpu, uint32_t page) noexcept nogil:
 
 
 cdef inline void remove_mapping(World *w, uint32_t page, bint remembered) noexcept nogil:
-    """Out of the swap cache or the page cache. A page that comes back soon will be active: what one process paged out is
-    taken to come back soon, what went with all else of its cgroup is not."""
+    """Out of the swap cache or the page cache. A page that comes back soon will be active: what one process paged out
+    is taken to come back soon, what went with all else of its cgroup is not."""
     cdef Page *p = &w.pages[page]
     if p.flags & PG_swapcache:
         w.swap[p.private_].shadow = remembered
@@ -206,8 +206,8 @@ cdef inline void remove_mapping(World *w, uint32_t page, bint remembered) noexce
 
 
 cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = page, b = SHRINK_ASK, SHRINK_FAR; res = 1 if nobody has it any more but the caller, who isolated it. A page that
-    must stay is active behind it, unless it is locked, and one that is locked need not keep a slot."""
+    """a = page, b = SHRINK_ASK, SHRINK_FAR; res = 1 if nobody has it any more but the caller, who isolated it. A page
+    that must stay is active behind it, unless it is locked, and one that is locked need not keep a slot."""
     cdef uint32_t page = <uint32_t>f.a, slot
     cdef Page *p = &w.pages[page]
     if f.pc == 0:
@@ -301,8 +301,9 @@ cdef inline bint unmap_one(World *w, Vma *v, uint32_t leaf, int entry, uint64_t 
 
 
 cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
-    """Unmaps page a everywhere up to the first locked vma that maps it, which marks it; or (c) there too. res = unmapped
-    everywhere. i = tree node, j = leaf, k = stop, or -1: locked vmas do not count, b = vpn, c = lock class, d = lock."""
+    """Unmaps page a everywhere up to the first locked vma that maps it, which marks it; or (c) there too. res =
+    unmapped everywhere. i = tree node, j = leaf, k = stop, or -1: locked vmas do not count, b = vpn, c = lock class, d
+    = lock."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     cdef uint64_t pte
@@ -337,7 +338,7 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
                 f.k = 1
             else:
                 f.pc = TU_REMOVED
-                if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, page, PG_mlocked):
+                if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, page):
                     return call(w, t, f, TU_REMOVED, F_CLEAR_MLOCK, page)
         if f.pc == TU_REMOVED:
             f.pc = TU_MUNLOCKED

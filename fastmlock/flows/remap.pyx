@@ -84,7 +84,8 @@ cdef enum:
 
 
 cdef void leave_marked(World *w, Vma *v) noexcept nogil:
-    """The whole old vma was unlocked; what part of it stays keeps its pages' marks and counts, which nothing takes back."""
+    """The whole old vma was unlocked; what part of it stays keeps its pages' marks and counts, which nothing takes
+    back."""
     cdef int64_t vpn = v.start
     cdef uint64_t pte
     while vma_next_entry(w, v, &vpn, &pte):
@@ -268,9 +269,9 @@ cdef enum:
 
 
 cdef int sys_mremap(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = address, b = old pages, c = new pages | flags << 40, d = new address. ret = where it is now. i = error, j = the
-    error is answered as an address, k = populate behind the old end, before that position among many VMAs. Only growth
-    of a locked mapping is populated."""
+    """a = address, b = old pages, c = new pages | flags << 40, d = new address. ret = where it is now. i = error, j =
+    the error is answered as an address, k = populate behind the old end, before that position among many VMAs. Only
+    growth of a locked mapping is populated."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef int64_t flags = f.c >> 40, new = f.c & ((<int64_t>1 << 40) - 1)
     cdef int64_t start = f.a >> 12, first, end

@@ -30,8 +30,9 @@ cdef enum:
 
 
 cdef int page_referenced(World *w, Task *t, Frame *f) noexcept nogil:
-    """Collects and clears the young bits of every entry that maps page a, up to the first locked vma. From patch 13 that
-    one restores a mark the page has missed. i = tree node, j = leaf, k = answer, b = vpn, c = lock class, d = lock."""
+    """Collects and clears the young bits of every entry that maps page a, up to the first locked vma. From patch 13
+    that one restores a mark the page has missed. i = tree node, j = leaf, k = answer, b = vpn, c = lock class, d =
+    lock."""
     cdef uint32_t page = <uint32_t>f.a
     cdef Page *p = &w.pages[page]
     cdef uint64_t pte
@@ -95,10 +96,10 @@ cdef inline void whole_in_vma(World *w, Vma *v, uint32_t head, int64_t *first) n
 
 
 cdef int thp_referenced(World *w, Task *t, Frame *f) noexcept nogil:
-    """page_referenced of a THP, a = its head: vma by vma, huge pmds and ptes of any part of it. Up to patch 12 the first
-    locked vma ends the walk; from 13 on only one that maps it by a pmd, whose missed mark it restores, and ptes in a locked vma
-    are like any other. From 6.7 they are passed over, and 512 in one page table count as a pmd. i = tree node, j = leaf,
-    k = answer, b = vpn, c = ptes of a locked vma, d = page-table entry held."""
+    """page_referenced of a THP, a = its head: vma by vma, huge pmds and ptes of any part of it. Up to patch 12 the
+    first locked vma ends the walk; from 13 on only one that maps it by a pmd, whose missed mark it restores, and ptes
+    in a locked vma are like any other. From 6.7 they are passed over, and 512 in one page table count as a pmd. i =
+    tree node, j = leaf, k = answer, b = vpn, c = ptes of a locked vma, d = page-table entry held."""
     cdef uint32_t head = <uint32_t>f.a
     cdef int64_t first
     cdef int entry, called
@@ -193,11 +194,12 @@ cdef enum:
 
 
 cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
-    """At most c pages from the tail of list b (| SCAN_FAR: what is freed will not be back soon) of lruvec a, 32 at a time,
-    isolated into the task's gather; a THP counts 512 and is taken all the same. Those of the active list lose their young
-    bits and PG_active; those of the inactive list are reclaimed if they can be, the tails of a THP that is split among them.
-    What is left goes back: unevictable pages through the lru_add batch, the others at once. res = pages freed.
-    d = freed, i = pages looked at, j = position, k = the lock, then how many are freed and stand in front."""
+    """At most c pages from the tail of list b (| SCAN_FAR: what is freed will not be back soon) of lruvec a, 32 at a
+    time, isolated into the task's gather; a THP counts 512 and is taken all the same. Those of the active list lose
+    their young bits and PG_active; those of the inactive list are reclaimed if they can be, the tails of a THP that is
+    split among them. What is left goes back: unevictable pages through the lru_add batch, the others at once. res =
+    pages freed. d = freed, i = pages looked at, j = position, k = the lock, then how many are freed and stand in
+    front."""
     cdef uint32_t *taken = list_pages(w, list_ref(LIST_GATHER, task_index(w, t)))
     cdef Lruvec *lv = &w.lruvecs[f.a]
     cdef uint32_t page
@@ -285,8 +287,8 @@ cdef int shrink_list(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int sys_reclaim(World *w, Task *t, Frame *f) noexcept nogil:
-    """One pass over the lists of every lruvec: a = pages of each. Or (a < 0) passes over all there is, until some in a row
-    have freed nothing. i = list of all, j = passes without effect, k = freed before this pass, d = freed."""
+    """One pass over the lists of every lruvec: a = pages of each. Or (a < 0) passes over all there is, until some in a
+    row have freed nothing. i = list of all, j = passes without effect, k = freed before this pass, d = freed."""
     cdef int lists = 4 if w.swap_pages else 2
     cdef int lru
     if f.pc == 1:

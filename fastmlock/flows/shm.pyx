@@ -29,8 +29,9 @@ cdef enum:
 
 
 cdef int sys_shm_lock(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = mapping, b = lock (1) or unlock (0). Unlocking, page by page under the lruvec lock, a pagevec at a time: every
-    page is counted SCANNED, those that are evictable now RESCUED. i = position, j = batch entry, k = the lock held."""
+    """a = mapping, b = lock (1) or unlock (0). Unlocking, page by page under the lruvec lock, a pagevec at a time:
+    every page is counted SCANNED, those that are evictable now RESCUED. i = position, j = batch entry, k = the lock
+    held."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef int ti = task_index(w, t)
     cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
@@ -103,8 +104,8 @@ cdef void rescue_page(World *w, int cpu, uint32_t page) noexcept nogil:
 
 
 cdef int sys_msync(World *w, Task *t, Frame *f) noexcept nogil:
-    """[a, b) in pages, c = flags, valid already. MS_INVALIDATE refuses locked VMAs; holes are passed over and reported at
-    the end. MS_SYNC writes the dirty pages of shared files out, mmap_lock dropped meanwhile. d = error."""
+    """[a, b) in pages, c = flags, valid already. MS_INVALIDATE refuses locked VMAs; holes are passed over and reported
+    at the end. MS_SYNC writes the dirty pages of shared files out, mmap_lock dropped meanwhile. d = error."""
     cdef int64_t first
     cdef uint32_t vma
     cdef Vma *v
@@ -148,9 +149,9 @@ cdef enum:
 
 
 cdef int vfs_fsync_range(World *w, Task *t, Frame *f) noexcept nogil:
-    """The dirty pages [b, c) of mapping a are written and waited for, which drains the cpu's batches if there are any. A page
-    that is written becomes clean everywhere: whoever writes to a shared mapping of it faults again. d = page, i = tree
-    node, j = leaf, k = pages written."""
+    """The dirty pages [b, c) of mapping a are written and waited for, which drains the cpu's batches if there are any.
+    A page that is written becomes clean everywhere: whoever writes to a shared mapping of it faults again. d = page, i
+    = tree node, j = leaf, k = pages written."""
     cdef uint32_t page = <uint32_t>f.d
     cdef int64_t vpn
     cdef int entry

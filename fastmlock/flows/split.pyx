@@ -4,7 +4,7 @@
 The specification, section 2.8 and patches 06, 10 and 11; the recordings of fastmlock/data/thp.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport clear_mlock_due, mlock_drain_due, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlock
@@ -42,9 +42,9 @@ cdef inline bint frozen(World *w, uint32_t head) noexcept nogil:
 
 cdef int split_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
     """a = head, whose page lock and one reference the caller has; b = TAILS_TO_GATHER: they are left, each with a
-    reference, behind what the task has gathered. Every map becomes a migration entry (a file's page is unmapped), the THP is
-    broken up, and each page is mapped again where it was: in a locked vma that is a lock of its own. res = split.
-    i = page of the THP, j = leaf, k = tree node, c = vpn."""
+    reference, behind what the task has gathered. Every map becomes a migration entry (a file's page is unmapped), the
+    THP is broken up, and each page is mapped again where it was: in a locked vma that is a lock of its own. res =
+    split. i = page of the THP, j = leaf, k = tree node, c = vpn."""
     cdef uint32_t head = <uint32_t>f.a, page = head + f.i
     cdef bint anon = test(w, head, PG_anon)
     cdef uint64_t pte
@@ -121,7 +121,7 @@ cdef int split_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
                 w.pages[head].flags |= PG_dirty if pte & PTE_DIRTY else 0
             w.mms[v.mm].rss -= 1
             f.pc = SG_UNMAPPED
-            if page_remove_rmap(w, t.cpu, page) and not w.tr.p05 and test(w, head, PG_mlocked):
+            if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, head):
                 return call(w, t, f, SG_UNMAPPED, F_CLEAR_MLOCK, head)
         if f.pc == SG_UNMAPPED:
             f.pc = SG_MUNLOCKED

@@ -52,9 +52,9 @@ cdef inline void give_up_swap(World *w, Vma *v, uint32_t page, bint alone) noexc
 
 
 cdef int do_swap_page(World *w, Task *t, Frame *f) noexcept nogil:
-    """The fault at b in vma a, whose entry is a swap entry; c = FAULT_WRITE or 0, as handle_mm_fault. i = leaf, j = slot,
-    k = page, d = CACHED, SETTLED. Before 5.18 the slot is given up behind the mapping, then in front of it, so that the
-    number of references tells whether the page is this process's alone."""
+    """The fault at b in vma a, whose entry is a swap entry; c = FAULT_WRITE or 0, as handle_mm_fault. i = leaf, j =
+    slot, k = page, d = CACHED, SETTLED. Before 5.18 the slot is given up behind the mapping, then in front of it, so
+    that the number of references tells whether the page is this process's alone."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef int entry = <int>(f.b & 511), called
     cdef bint write = (f.c & FAULT_WRITE) != 0, exclusive, first
@@ -138,8 +138,8 @@ cdef int do_swap_page(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
-    """The page of slot c into the swap cache, with those around vpn b in vma a, or (a = 0) around the slot; then a local
-    drain. res = the page, its reference the cache's. i = position, j = end, relative to b or the first slot."""
+    """The page of slot c into the swap cache, with those around vpn b in vma a, or (a = 0) around the slot; then a
+    local drain. res = the page, its reference the cache's. i = position, j = end, relative to b or the first slot."""
     cdef int64_t first = 0
     cdef int win
     cdef uint32_t slot, page
@@ -215,8 +215,8 @@ cdef int drain_here(World *w, Task *t, Frame *f) noexcept nogil:
 
 
 cdef int shmem_swapin(World *w, Task *t, Frame *f) noexcept nogil:
-    """Page b of tmpfs file a comes back from the swap cache or the device, and its slot is given up. res = the page, its
-    reference the cache's. j = slot, k = page."""
+    """Page b of tmpfs file a comes back from the swap cache or the device, and its slot is given up. res = the page,
+    its reference the cache's. j = slot, k = page."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef Page *p
     if f.pc == 0:

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""swapoff: every slot in use is brought back, tmpfs first, then one address space after the other, into locked VMAs too;
-then the swap cache is given up. (mm/swapfile.c: try_to_unuse; recordings own-swapoff-*)"""
+"""swapoff: every slot in use is brought back, tmpfs first, then one address space after the other, into locked VMAs
+too; then the swap cache is given up. (mm/swapfile.c: try_to_unuse; recordings own-swapoff-*)"""
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport mlock_page
 from fastmlock.flows.step cimport flow_fn
@@ -23,8 +23,8 @@ cdef enum:
 
 
 cdef int unuse_pte(World *w, Task *t, Frame *f) noexcept nogil:
-    """The swap entry at b in vma a becomes an old one of its page, not to be written: who writes finds out whether the page is
-    its own. i = leaf, j = slot, k = page."""
+    """The swap entry at b in vma a becomes an old one of its page, not to be written: who writes finds out whether the
+    page is its own. i = leaf, j = slot, k = page."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef int entry = <int>(f.b & 511), called
     cdef uint64_t pte
