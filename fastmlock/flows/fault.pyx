@@ -14,6 +14,7 @@ from fastmlock.mm.rmap cimport *
 from fastmlock.mm.thp cimport covers_pmd, huge_start, thp_allowed, thp_total_mapcount
 from fastmlock.mm.swapfile cimport free_swap_cache, try_to_free_swap
 from fastmlock.mm.vma cimport find_vma, vma_pages
+from fastmlock.state.prefetch cimport PREFETCH_AHEAD, prefetch
 
 cdef enum:
     FT_BEGIN = 0
@@ -203,6 +204,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             f.d += 1
             work(w, WK_PTE, 1)
             page = find_get_page(w, v.mapping, pgoff)
+            prefetch(&w.pages[find_get_page(w, v.mapping, pgoff + PREFETCH_AHEAD)])
             if (not page or pgoff >= w.mappings[v.mapping].size or test(w, compound_head(w, page), PG_locked | PG_readahead)
                     or pte_get(w, f.i, <int>((f.d - 1) & 511))):
                 continue
