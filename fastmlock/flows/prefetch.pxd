@@ -22,6 +22,7 @@ cdef inline void prefetch_task(World *w, int task, int cpu) noexcept nogil:
         prefetch(line)
         line += LINE
     prefetch(batch)
+    prefetch(batch + LINE)
     prefetch(batch + 2 * LINE)
 
 

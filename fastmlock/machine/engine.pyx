@@ -139,11 +139,12 @@ cdef inline void prefetch_waiters(Mach *m, SpinLock *lock) noexcept nogil:
     """Who comes next is known where there is a queue. Of the third in it, its cpu is fetched; of the second, whom that
     cpu has led to: its task; of the first, what it works on."""
     cdef int cpu = lock.head - 1
-    cdef int task
+    cdef int task, i
     if cpu < 0:
         return
     prefetch_work(m.w, m.cpus[cpu].curr - 1)
-    prefetch(&m.pages[m.cpus[cpu].last_page])
+    for i in range(-2, 3):          # 8 lines of neighbours in each: its batch, and what it unmaps next
+        prefetch(&m.pages[m.cpus[cpu].last_page + 8 * i])
     cpu = m.cpus[cpu].mcs_next - 1
     if cpu < 0:
         return
