@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastmlock.cli import main
-from fastmlock.studies.checkpoint import Checkpoint
+from fastmlock.studies.checkpoint import RECORDS, Checkpoint
 from fastmlock.studies.storm import Storm, prepare, run
 
 
@@ -105,6 +105,13 @@ def test_another_storm_does_not_take_it(tmp_path) -> None:
     one = Checkpoint(tmp_path, Storm(procs=2, pages=10, cpus=2), "5.18")
     other = Checkpoint(tmp_path, Storm(procs=2, pages=11, cpus=2), "5.18")
     assert one.path != other.path
+
+
+def test_another_build_does_not_take_it(tmp_path, monkeypatch) -> None:
+    storm = Storm(procs=2, pages=10, cpus=2)
+    one = Checkpoint(tmp_path, storm, "5.18")
+    monkeypatch.setattr("fastmlock.studies.checkpoint.RECORDS", RECORDS[:2])
+    assert Checkpoint(tmp_path, storm, "5.18").path != one.path
 
 
 def test_killed_and_resumed(tmp_path) -> None:

@@ -6,14 +6,12 @@ Patch 12 changes how they are unmapped. The specification, section 3; the record
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.khugepaged cimport (BY_KHUGEPAGED, SCAN_AGAIN, SCAN_BUSY, SCAN_FAIL, SCAN_PMD_MAPPED,
                                          SCAN_PTE_MAPPED_HUGEPAGE, SCAN_SUCCEED, SCAN_SWAPPED)
-from fastmlock.flows.mlock cimport clear_mlock_due, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.interval_tree cimport tree_next
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport pte_munlocks
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.rmap cimport linear_page_index, page_remove_rmap
+from fastmlock.mm.rmap cimport linear_page_index
 from fastmlock.mm.thp cimport *
 from fastmlock.mm.vma cimport find_vma
 
@@ -223,19 +221,17 @@ cdef enum:
     CP_PTL = 1
     CP_ENTRY = 2
     CP_REMOVED = 3
-    CP_MUNLOCKED = 4
-    CP_EMPTY = 5
-    CP_UNLOCKED = 6
-    CP_INSTALLED = 7
+    CP_EMPTY = 4
+    CP_UNLOCKED = 5
+    CP_INSTALLED = 6
 
 
 cdef int collapse_pte_mapped_thp(World *w, Task *t, Frame *f) noexcept nogil:
     """The ptes from vpn b on in vma a map pages of one THP of the file, and nothing else: they go, and their table with
-    them; c = a pmd takes its place. mmap_lock is held for write. res = SCAN_... i = leaf, j = entry, k = the THP, d =
-    page."""
+    them; c = a pmd takes its place. mmap_lock is held for write. res = SCAN_... i = leaf, j = entry, k = the THP."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint64_t pte
-    cdef int called, i
+    cdef int i
     if f.pc == 0:
         f.k = find_get_page(w, v.mapping, linear_page_index(v, f.b))
         if not f.k or not test(w, f.k, PG_head):
@@ -254,26 +250,17 @@ cdef int collapse_pte_mapped_thp(World *w, Task *t, Frame *f) noexcept nogil:
             if pte and ((pte & (PTE_PRESENT | PTE_SPECIAL)) != PTE_PRESENT or pte_pfn(pte) != <uint32_t>f.k + i):
                 f.d = SCAN_FAIL
                 return ask(t, f, CP_INSTALLED, REQ_SPIN_UNLOCK, LK_PTL, f.i)
-    while CP_ENTRY <= f.pc <= CP_MUNLOCKED:
+    while CP_ENTRY <= f.pc <= CP_REMOVED:
         if f.pc == CP_ENTRY:
             f.j = next_pte(w, f.i, f.j, THP_PAGES)
             if f.j >= THP_PAGES:
                 f.pc = CP_EMPTY
                 break
-            f.d = f.k + f.j
             pte_clear(w, f.i, f.j)
             w.mms[v.mm].rss -= 1
             f.j += 1
-            f.pc = CP_REMOVED
-            if page_remove_rmap(w, t.cpu, <uint32_t>f.d) and clear_mlock_due(w, f.k):
-                return call(w, t, f, CP_REMOVED, F_CLEAR_MLOCK, f.k)
+            return call(w, t, f, CP_REMOVED, F_REMOVE_RMAP, f.k + f.j - 1, f.a)
         if f.pc == CP_REMOVED:
-            f.pc = CP_MUNLOCKED
-            if w.tr.p04 and pte_munlocks(w, v, <uint32_t>f.d):
-                called = munlock_page(w, t, f, CP_MUNLOCKED, f.k)
-                if called != -1:
-                    return called
-        if f.pc == CP_MUNLOCKED:
             f.pc = CP_ENTRY
             w.pages[f.k].refcount -= 1
     if f.pc == CP_EMPTY:

@@ -4,11 +4,11 @@
 The specification, section 2.4. The caller holds mmap_lock for read. The answer is 0 or minus a signal.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlock
+from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.thp cimport covers_pmd, huge_start, thp_allowed, thp_total_mapcount
@@ -24,32 +24,32 @@ cdef enum:
     FT_AROUND = 4
     FT_AROUND_DONE = 5
     FT_PAGE = 6
-    FT_PAGE_LOCKED = 8
-    FT_MAP = 9
-    FT_MAPPED = 10
-    FT_PTL_FREE = 11
-    FT_PAGE_FREE = 12
-    FT_COW_SET = 13
-    FT_WP = 14
-    FT_WP_DRAINED = 15
-    FT_COPY = 16
-    FT_COPY_SET = 17
-    FT_OLD_CLEARED = 18
-    FT_OLD_UNLOCKED = 19
-    FT_OLD_LOCKED = 20
-    FT_OLD_MUNLOCKED = 21
-    FT_OLD_DONE = 22
-    FT_UNLOCK = 24
-    FT_DONE = 25
-    FT_MKWRITE = 26
-    FT_MKWRITE_LOCKED = 27
-    FT_REUSE = 28
-    FT_PUT = 29
-    FT_TRUNCATED = 30
-    FT_HUGE = 31
-    FT_PMD_AROUND = 32
-    FT_PMD = 33
-    FT_PTE = 34
+    FT_PAGE_LOCKED = 7
+    FT_MAP = 8
+    FT_MAPPED = 9
+    FT_PTL_FREE = 10
+    FT_PAGE_FREE = 11
+    FT_COW_SET = 12
+    FT_WP = 13
+    FT_WP_DRAINED = 14
+    FT_COPY = 15
+    FT_COPY_SET = 16
+    FT_OLD_REMOVED = 17
+    FT_OLD_UNLOCKED = 18
+    FT_OLD_LOCKED = 19
+    FT_OLD_MUNLOCKED = 20
+    FT_OLD_DONE = 21
+    FT_UNLOCK = 22
+    FT_DONE = 23
+    FT_MKWRITE = 24
+    FT_MKWRITE_LOCKED = 25
+    FT_REUSE = 26
+    FT_PUT = 27
+    FT_TRUNCATED = 28
+    FT_HUGE = 29
+    FT_PMD_AROUND = 30
+    FT_PMD = 31
+    FT_PTE = 32
 
 
 cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
@@ -417,15 +417,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                                       | (PTE_WRITE if v.flags & VM_WRITE and not f.c & FAULT_UNSHARE else 0)), 0, 0)
         if not f.j:
             return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
-        f.pc = FT_OLD_CLEARED
-        if page_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
-            return call(w, t, f, FT_OLD_CLEARED, F_CLEAR_MLOCK, compound_head(w, f.j))
-    if f.pc == FT_OLD_CLEARED:
+        return call(w, t, f, FT_OLD_REMOVED, F_REMOVE_RMAP, f.j, vma)
+    if f.pc == FT_OLD_REMOVED:
         f.j = compound_head(w, f.j)
-        if w.tr.p04 and pte_munlocks(w, v, f.j):
-            called = munlock_page(w, t, f, FT_UNLOCK, f.j)
-            if called != -1:
-                return called
         f.pc = FT_UNLOCK
     if f.pc == FT_UNLOCK:
         return ask(t, f, FT_OLD_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.i)

@@ -117,6 +117,7 @@ cdef enum Flow:
     F_UNUSE_PTE             # a = vma, b = vpn
     F_HUGETLB_FAULT         # hugetlb_fault: as F_FAULT
     F_HUGETLB_UNMAP         # __unmap_hugepage_range_final: a = vma, b = start, c = end
+    F_REMOVE_RMAP           # page_remove_rmap: a = page, b = vma, c = RmapFlag
     # synthetic.pyx
     F_LOCK_LOOP
     F_RWSEM_LOOP
@@ -139,6 +140,10 @@ cdef enum ZapFlag:
     ZAP_KEEP_COWED = 1      # only pages of the file itself (hole punch keeps private copies)
     ZAP_OF_FILE = 2         # unmap_mapping_range()
     ZAP_RECLAIM_PT = 4      # a page table that is left empty may go (MADV_DONTNEED)
+
+cdef enum RmapFlag:
+    RMAP_COMPOUND = 1       # the pmd of a THP, whose head the page is
+    RMAP_IF_MLOCKED = 2     # part of a THP takes a lock back only while that is PG_mlocked
 
 cdef enum ListKind:
     LIST_CPU_PVEC = 0

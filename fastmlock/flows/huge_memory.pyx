@@ -169,8 +169,7 @@ cdef enum:
     SP_MARKED = 3
     SP_CLEARED = 4
     SP_MUNLOCKED = 5
-    SP_PUT = 6
-    SP_DONE = 7
+    SP_DONE = 6
 
 
 cdef int split_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
@@ -234,9 +233,8 @@ cdef enum:
     ZH_PTL = 1
     ZH_ACCESSED = 2
     ZH_REMOVED = 3
-    ZH_GATHER = 4
-    ZH_UNLOCK = 5
-    ZH_DONE = 6
+    ZH_UNLOCK = 4
+    ZH_DONE = 5
 
 
 cdef int zap_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
@@ -244,7 +242,6 @@ cdef int zap_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
     i = leaf, j = the THP."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
     cdef uint64_t pte
-    cdef int called
     if f.pc == 0:
         f.i = find_leaf(w, v.mm, f.b)
         return ask(t, f, ZH_PTL, REQ_SPIN_LOCK, LK_PTL, f.i)
@@ -261,16 +258,8 @@ cdef int zap_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
                         and not v.flags & (VM_SEQ_READ | VM_RAND_READ) and mark_page_accessed(w, t.cpu, f.j):
                     return call(w, t, f, ZH_ACCESSED, F_PVEC, t.cpu, PVEC_ACTIVATE)
     if f.pc == ZH_ACCESSED:
-        f.pc = ZH_REMOVED
-        if thp_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
-            return call(w, t, f, ZH_REMOVED, F_CLEAR_MLOCK, f.j)
+        return call(w, t, f, ZH_REMOVED, F_REMOVE_RMAP, f.j, f.a, RMAP_COMPOUND)
     if f.pc == ZH_REMOVED:
-        f.pc = ZH_GATHER
-        if w.tr.p04 and vma_counts_mlocks(w, v):
-            called = munlock_page(w, t, f, ZH_GATHER, f.j)
-            if called != -1:
-                return called
-    if f.pc == ZH_GATHER:
         w.gathers[<int64_t>task_index(w, t) * GATHER_MAX + t.gather] = f.j
         t.gather += 1
         f.pc = ZH_UNLOCK

@@ -4,12 +4,11 @@
 The specification, section 2.4; the recordings of fastmlock/data/thp. Anonymous memory here; files: collapse_file.pyx.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, lru_cache_add_inactive_or_unevictable, munlock_page
+from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport pte_munlocks
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.rmap cimport linear_page_index, page_remove_rmap
+from fastmlock.mm.rmap cimport linear_page_index
 from fastmlock.mm.thp cimport *
 from fastmlock.mm.vma cimport find_vma
 
@@ -81,17 +80,16 @@ cdef enum:
     CL_PUT_BACK = 13
     CL_PTL = 14
     CL_REMOVED = 15
-    CL_MUNLOCKED = 16
-    CL_PTL_UNLOCKED = 17
-    CL_HEADS = 18
-    CL_HEAD_UNLOCKED = 19
-    CL_INSTALL = 20
-    CL_ADDED = 21
-    CL_GIVE_UP = 22
-    CL_GIVE_UP_UNLOCKED = 23
-    CL_END = 24
-    CL_DOWNGRADED = 25
-    CL_DONE = 26
+    CL_PTL_UNLOCKED = 16
+    CL_HEADS = 17
+    CL_HEAD_UNLOCKED = 18
+    CL_INSTALL = 19
+    CL_ADDED = 20
+    CL_GIVE_UP = 21
+    CL_GIVE_UP_UNLOCKED = 22
+    CL_END = 23
+    CL_DOWNGRADED = 24
+    CL_DONE = 25
 
 
 cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
@@ -180,16 +178,8 @@ cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
         return ask(t, f, CL_PTL, REQ_SPIN_LOCK, LK_PTL, f.j)
     if f.pc == CL_PTL:
         pte_clear(w, f.j, f.i)
-        f.pc = CL_REMOVED
-        if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, head):
-            return call(w, t, f, CL_REMOVED, F_CLEAR_MLOCK, head)
+        return call(w, t, f, CL_REMOVED, F_REMOVE_RMAP, page, f.a, RMAP_IF_MLOCKED)
     if f.pc == CL_REMOVED:
-        f.pc = CL_MUNLOCKED
-        if w.tr.p04 and pte_munlocks(w, v, page) and (not page_compound(w, page) or test(w, head, PG_mlocked)):
-            called = munlock_page(w, t, f, CL_MUNLOCKED, head)
-            if called != -1:
-                return called
-    if f.pc == CL_MUNLOCKED:
         return ask(t, f, CL_PTL_UNLOCKED, REQ_SPIN_UNLOCK, LK_PTL, f.j)
     if f.pc == CL_PTL_UNLOCKED:
         f.i += 1

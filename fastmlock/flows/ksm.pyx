@@ -5,7 +5,7 @@ The specification, sections 2.8 and 3 (patches 01 and 04). Which places are look
 part: `fastmlock.ksmd`.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_page
 from fastmlock.mm.ksm cimport stable_tree_append
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
@@ -17,15 +17,14 @@ cdef enum:
     KM_LOCKED = 2
     KM_ACCESSED = 3
     KM_MLOCKED = 4
-    KM_CLEARED = 5
-    KM_MUNLOCKED = 6
-    KM_REPLACED = 7
-    KM_OLD_MUNLOCKED = 8
-    KM_KSM_LOCK = 9
-    KM_KSM_LOCKED = 10
-    KM_DONE = 11
-    KM_UNLOCKED = 12
-    KM_UP = 13
+    KM_REMOVED = 5
+    KM_REPLACED = 6
+    KM_OLD_MUNLOCKED = 7
+    KM_KSM_LOCK = 8
+    KM_KSM_LOCKED = 9
+    KM_DONE = 10
+    KM_UNLOCKED = 11
+    KM_UP = 12
 
 
 cdef int try_to_merge_one_page(World *w, Task *t, Frame *f) noexcept nogil:
@@ -80,16 +79,8 @@ cdef int try_to_merge_one_page(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = KM_DONE
     if f.pc == KM_MLOCKED:
         pte_set(w, f.i, entry, mk_pte(ksm, PTE_PRESENT | PTE_YOUNG), 0, 0)
-        f.pc = KM_CLEARED
-        if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, page):
-            return call(w, t, f, KM_CLEARED, F_CLEAR_MLOCK, page)
-    if f.pc == KM_CLEARED:
-        f.pc = KM_MUNLOCKED
-        if w.tr.p04 and vma_counts_mlock(w, v, page):
-            called = munlock_page(w, t, f, KM_MUNLOCKED, page)
-            if called != -1:
-                return called
-    if f.pc == KM_MUNLOCKED:
+        return call(w, t, f, KM_REMOVED, F_REMOVE_RMAP, page, f.a)
+    if f.pc == KM_REMOVED:
         p.refcount -= 1                             # the entry's; ksmd's own is left
         f.pc = KM_DONE
         if not w.tr.p04 and v.flags & VM_LOCKED:

@@ -4,7 +4,7 @@
 The specification, patches 08 and 11.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, mlock_drain_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
@@ -128,9 +128,8 @@ cdef enum:
     MI_NEXT = 1
     MI_PTL = 2
     MI_REMOVED = 3
-    MI_MUNLOCKED = 4
-    MI_PTL_FREE = 5
-    MI_DONE = 6
+    MI_PTL_FREE = 4
+    MI_DONE = 5
 
 
 cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
@@ -139,7 +138,7 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Page *p = &w.pages[page]
     cdef uint64_t pte
     cdef Vma *v
-    cdef int entry, called
+    cdef int entry
     if f.pc == 0:
         f.c = rmap_lock_class(w, page)
         f.d = rmap_lock(w, page)
@@ -159,16 +158,8 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
                 p.flags |= PG_dirty
             pte_clear(w, f.j, entry)
             pte_set(w, f.j, entry, mk_pte(page, PTE_MIGRATION | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))), 0, 0)
-            f.pc = MI_REMOVED
-            if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, page):
-                return call(w, t, f, MI_REMOVED, F_CLEAR_MLOCK, page)
+            return call(w, t, f, MI_REMOVED, F_REMOVE_RMAP, page, w.nodes[f.i].vma)
         if f.pc == MI_REMOVED:
-            f.pc = MI_MUNLOCKED
-            if w.tr.p04 and vma_counts_mlock(w, v, page):
-                called = munlock_page(w, t, f, MI_MUNLOCKED, page)
-                if called != -1:
-                    return called
-        if f.pc == MI_MUNLOCKED:
             f.pc = MI_PTL_FREE
             if mlock_drain_due(w, t, v):
                 return call(w, t, f, MI_PTL_FREE, F_PVEC, t.cpu, PVEC_MLOCK)

@@ -4,7 +4,7 @@
 The specification, section 2.8 and patches 11 and 13. Anonymous and tmpfs pages leave for the swap device, if one is on.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, mlock_drain_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page
 from fastmlock.flows.scan cimport SEEN_ENTRIES, SEEN_EXEC, SEEN_LOCKED, SHRINK_ASK, SHRINK_FAR
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport delete_from_page_cache, page_cache_to_swap
@@ -274,11 +274,9 @@ cdef enum:
     TU_NEXT = 1
     TU_PTL = 2
     TU_REMOVED = 3
-    TU_MUNLOCKED = 4
-    TU_PTL_FREE = 5
-    TU_END = 6
-    TU_DONE = 7
-    TU_PUT = 8
+    TU_PTL_FREE = 4
+    TU_DONE = 5
+    TU_PUT = 6
 
 
 cdef inline bint unmap_one(World *w, Vma *v, uint32_t leaf, int entry, uint64_t pte, uint32_t page) noexcept nogil:
@@ -337,16 +335,8 @@ cdef int try_to_unmap(World *w, Task *t, Frame *f) noexcept nogil:
             elif unmap_one(w, v, f.j, entry, pte, page):
                 f.k = 1
             else:
-                f.pc = TU_REMOVED
-                if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, page):
-                    return call(w, t, f, TU_REMOVED, F_CLEAR_MLOCK, page)
+                return call(w, t, f, TU_REMOVED, F_REMOVE_RMAP, page, w.nodes[f.i].vma)
         if f.pc == TU_REMOVED:
-            f.pc = TU_MUNLOCKED
-            if w.tr.p04 and vma_counts_mlock(w, v, page):
-                called = munlock_page(w, t, f, TU_MUNLOCKED, page)
-                if called != -1:
-                    return called
-        if f.pc == TU_MUNLOCKED:
             f.pc = TU_PUT
             if mlock_drain_due(w, t, v):
                 return call(w, t, f, TU_PUT, F_PVEC, t.cpu, PVEC_MLOCK)

@@ -4,12 +4,12 @@
 The specification, section 2.8 and patches 06, 10 and 11; the recordings of fastmlock/data/thp.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, mlock_drain_due, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport mlock_drain_due, mlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlock
+from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.rmap cimport page_remove_rmap, rmap_lock, rmap_lock_class
+from fastmlock.mm.rmap cimport rmap_lock, rmap_lock_class
 from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
 from fastmlock.mm.thp cimport *
 
@@ -18,16 +18,15 @@ cdef enum:
     SG_UNMAP = 2
     SG_UNMAP_PTL = 3
     SG_UNMAPPED = 4
-    SG_MUNLOCKED = 5
-    SG_UNMAP_UNLOCK = 6
-    SG_BREAK = 7
-    SG_REMAP = 8
-    SG_REMAP_PTL = 9
-    SG_REMAPPED = 10
-    SG_REMAP_UNLOCK = 11
-    SG_UNLOCK = 12
-    SG_TAIL = 13
-    SG_TAIL_UNLOCKED = 14
+    SG_UNMAP_UNLOCK = 5
+    SG_BREAK = 6
+    SG_REMAP = 7
+    SG_REMAP_PTL = 8
+    SG_REMAPPED = 9
+    SG_REMAP_UNLOCK = 10
+    SG_UNLOCK = 11
+    SG_TAIL = 12
+    SG_TAIL_UNLOCKED = 13
 
 cdef enum:
     TAILS_TO_GATHER = 1         # the caller reclaims them
@@ -120,16 +119,8 @@ cdef int split_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
             else:
                 w.pages[head].flags |= PG_dirty if pte & PTE_DIRTY else 0
             w.mms[v.mm].rss -= 1
-            f.pc = SG_UNMAPPED
-            if page_remove_rmap(w, t.cpu, page) and clear_mlock_due(w, head):
-                return call(w, t, f, SG_UNMAPPED, F_CLEAR_MLOCK, head)
+            return call(w, t, f, SG_UNMAPPED, F_REMOVE_RMAP, page, w.nodes[f.k].vma, RMAP_IF_MLOCKED)
         if f.pc == SG_UNMAPPED:
-            f.pc = SG_MUNLOCKED
-            if w.tr.p04 and pte_munlocks(w, v, page) and test(w, head, PG_mlocked):
-                called = munlock_page(w, t, f, SG_MUNLOCKED, head)
-                if called != -1:
-                    return called
-        if f.pc == SG_MUNLOCKED:
             w.pages[head].refcount -= 1
             f.pc = SG_UNMAP_UNLOCK
             if mlock_drain_due(w, t, v):

@@ -7,10 +7,11 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport clear_mlock_due, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.mlock cimport pte_munlocks
+from fastmlock.mm.mlock cimport pte_munlocks, vma_counts_mlocks
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.swapfile cimport free_swap_and_cache, free_swap_cache
+from fastmlock.mm.thp cimport thp_remove_rmap
 from fastmlock.mm.vma cimport *
 from fastmlock.state.prefetch cimport PREFETCH_AHEAD
 
@@ -173,6 +174,26 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             f.k = 0
             f.pc = ZP_NEXT
             return REQ_RESCHED
+
+
+cdef int remove_rmap(World *w, Task *t, Frame *f) noexcept nogil:
+    """page_remove_rmap: vma b does not map page a any more, and what its last entry (before 05) or an entry of a locked
+    vma (from 04) means to PG_mlocked. c = RmapFlag. zap_page_range, which does this most, has it in its own loop."""
+    cdef uint32_t page = <uint32_t>f.a, head = compound_head(w, page)
+    cdef Vma *v = &w.vmas[<uint32_t>f.b]
+    cdef int called
+    if f.pc == 0:
+        f.pc = 1
+        if (thp_remove_rmap(w, t.cpu, page) if f.c & RMAP_COMPOUND else page_remove_rmap(w, t.cpu, page)) \
+                and clear_mlock_due(w, head):
+            return call(w, t, f, 1, F_CLEAR_MLOCK, head)
+    if f.pc == 1:
+        if w.tr.p04 and (vma_counts_mlocks(w, v) if f.c & RMAP_COMPOUND else pte_munlocks(w, v, page)) \
+                and not (f.c & RMAP_IF_MLOCKED and page_compound(w, page) and not test(w, head, PG_mlocked)):
+            called = munlock_page(w, t, f, 2, head)
+            if called != -1:
+                return called
+    return ret(t, 0)
 
 
 cdef int tlb_flush_mmu(World *w, Task *t, Frame *f) noexcept nogil:
@@ -361,6 +382,7 @@ cdef int sys_munmap(World *w, Task *t, Frame *f) noexcept nogil:
 
 cdef void register(flow_fn *table) noexcept:
     table[<int>F_ZAP] = zap_page_range
+    table[<int>F_REMOVE_RMAP] = remove_rmap
     table[<int>F_FLUSH] = tlb_flush_mmu
     table[<int>F_UNLINK_VMAS] = unlink_vmas
     table[<int>F_UNMAP_REGION] = unmap_region

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from fastmlock.machine.machine import Machine
     from fastmlock.studies.storm import Storm
     from fastmlock.system import System
+
+
+#: what the arrays of a checkpoint are made of: another build's are not this one's
+RECORDS = ("fastmlock.state/types.pxd", "fastmlock.machine/types.pxd", "fastmlock.flows/frame.pxd")
+
+
+def _records() -> str:
+    texts = [files(package).joinpath(name).read_bytes() for package, name in (path.split("/") for path in RECORDS)]
+    return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 class CheckpointError(ValueError):
@@ -40,7 +50,8 @@ class Checkpoint:
 
     def __init__(self, directory: str | os.PathLike[str], storm: Storm, kernel: str, every_s: float = 60.0) -> None:
         costs = sorted((name, cost.ns) for name, cost in (storm.costs or {}).items())
-        what = asdict(storm) | {"costs": costs, "kernel": kernel, "version": __version__}
+        what = asdict(storm) | {"costs": costs, "kernel": kernel, "version": __version__,
+                                "records": _records()}
         self.key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = Path(directory) / f"{kernel}-{self.key}"
         self.every_s = every_s
