@@ -12,7 +12,8 @@ Random numbers come from a counter: the k-th draw of a task depends on (seed, ta
 """
 from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t, uint64_t
-from fastmlock.flows.frame cimport F_LOCK_LOOP, F_MLOCK_LOOP, F_RWSEM_LOOP, F_SYS_EXIT, F_SYS_MLOCK, F_TWO_LOCKS, call
+from fastmlock.flows.frame cimport (F_LOCK_LOOP, F_MLOCK_LOOP, F_RWSEM_LOOP, F_SYS_MLOCK, F_SYS_MMAP, F_SYS_MUNLOCK,
+                                    F_SYS_MUNMAP, F_TWO_LOCKS, call)
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.state.types cimport (LK_PAGE, REQ_DELAY, REQ_DOWN_READ, REQ_DOWN_WRITE, REQ_LOCK_PAGE, REQ_NONE,
                                     REQ_SPIN_LOCK, REQ_SPIN_UNLOCK, REQ_UNLOCK_PAGE, REQ_UP_READ, REQ_UP_WRITE,
@@ -120,20 +121,38 @@ cdef int two_locks(World *w, Task *t, Frame *f) noexcept nogil:
     return spin
 
 
+cdef enum:
+    ML_THINK = 0
+    ML_MLOCK = 1
+    ML_LOCKED = 2
+    ML_MUNLOCK = 3
+    ML_MUNMAP = 4
+    ML_MMAP = 5
+    PRIVATE_MEMORY = 3 | 0x22 << 32     # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, as F_SYS_MMAP has them
+
+
 cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = regions left, b = address of the next, c = bytes of each, d = mean time between two mlock() calls, ns
-    (bits 0-27), bit 28 and seed as above. With bit 29 the process exits afterwards."""
-    if f.a <= 0:
-        if f.d >> 29 & 1:
-            return call(w, t, f, 0, F_SYS_EXIT, 0)
+    """a = regions, b = address of the first, c = bytes of each, d = mean time before each mlock(), ns (bits 0-27), bit 28
+    and seed as above. With bit 29 they are unmapped then, mapped anew, as private memory, and it begins again; with bit
+    30 they are munlocked before, one by one. i = regions locked, j = munlocked."""
+    if f.pc == ML_THINK and f.i < f.a:
+        f.pc = ML_MLOCK
+        return delay(w, t, f, f.d & 0xfffffff)
+    if f.pc == ML_MLOCK:
+        f.i += 1
+        return call(w, t, f, ML_THINK, F_SYS_MLOCK, f.b + (f.i - 1) * f.c, f.c, VM_LOCKED)
+    if not f.d >> 29 & 1:
         t.depth -= 1
         return REQ_NONE
-    if f.pc == 0:
-        f.pc = 1
-        return delay(w, t, f, f.d & 0xfffffff)
-    f.a -= 1
-    f.b += f.c
-    return call(w, t, f, 0, F_SYS_MLOCK, f.b - f.c, f.c, VM_LOCKED)
+    if f.pc == ML_THINK:
+        f.pc = ML_MUNLOCK if f.d >> 30 & 1 else ML_MUNMAP
+    if f.pc == ML_MUNLOCK and f.j < f.a:
+        f.j += 1
+        return call(w, t, f, ML_MUNLOCK, F_SYS_MUNLOCK, f.b + (f.j - 1) * f.c, f.c)
+    if f.pc == ML_MUNLOCK or f.pc == ML_MUNMAP:
+        return call(w, t, f, ML_MMAP, F_SYS_MUNMAP, f.b, f.a * f.c)
+    f.i = f.j = 0
+    return call(w, t, f, ML_THINK, F_SYS_MMAP, f.b, f.a * f.c, PRIVATE_MEMORY)
 
 
 cdef void register(flow_fn *table) noexcept:
