@@ -260,9 +260,10 @@ def test_releases_are_known() -> None:
     "p0 movepages A 0",
     "p0 rlimit memlock -1\np0 setuid 1\np0 rlimit memlock -1",
     "swap 2\nfile F tmpfs 1\np0 mmap E F shared r 0 1 populate\npunch F 0 1\nreclaim 1",
+    "file F ext4 4\np0 mmap A F shared rw 2147483647 8\np0 madvise A 2 6 willneed\np0 touch A 3 1 r",
 ], ids=["fault-around of swapped pages", "move_pages of a swapped page", "code stays active", "first swap fault",
         "swapped copies are given up", "which cpu drains first", "no limit is none",
-        "reclaim of a page that no file has any more"])
+        "reclaim of a page that no file has any more", "read ahead far beyond the end of a file"])
 @pytest.mark.parametrize("kernel", ["5.10", "5.17-rc2", "5.17-rc2+10", "5.18", "6.1", "6.18"])
 def test_what_campaigns_have_found(kernel: str, lines: str) -> None:
     outcome = against_exact(lines.splitlines(), lambda: System(kernel), lambda: ReferenceSystem(kernel))

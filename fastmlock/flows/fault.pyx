@@ -503,12 +503,14 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
     """Missing pages about page b of mapping a are made, read and queued for the LRU: a fault's read-around of 32, half
     of them in front, or (c) so many from b on. The one d before the end carries PG_readahead (a read-around: 8).
     i = position, j = end, k = marked."""
-    cdef Mapping *m = &w.mappings[<uint32_t>f.a]
+    cdef int64_t first = f.b if f.c else max(<int64_t>0, f.b - 16)
+    cdef int64_t end = min(first + (f.c if f.c else 32), w.mappings[<uint32_t>f.a].size)
     cdef uint32_t page
     if f.pc == 0:
-        f.i = <int32_t>(f.b if f.c else max(<int64_t>0, f.b - 16))
-        f.j = f.i + <int32_t>(f.c if f.c else 32)
-        f.j = <int32_t>min(<int64_t>f.j, m.size)
+        if first >= end:                # a file offset need not fit into i
+            return ret(t, 0)
+        f.i = <int32_t>first
+        f.j = <int32_t>end
         f.k = f.j - (<int32_t>f.d if f.c else 8)
         f.pc = 1
     while f.i < f.j:

@@ -29,6 +29,7 @@ cdef inline uint32_t add_to_page_cache(World *w, Task *t, uint32_t mapping, int6
     reclaim took away comes back active (workingset_refault, every refault distance taken for short)."""
     cdef Mapping *m = &w.mappings[mapping]
     cdef uint32_t page = alloc_page(w, t.cpu, <int>(pgoff % w.nr_nodes), t.memcg) if m.interleave else alloc_task_page(w, t)
+    vm_bug_on(w, pgoff < 0 or pgoff >= m.capacity, BUG_PAGE)
     if not page:
         return 0
     w.pages[page].mapping = mapping

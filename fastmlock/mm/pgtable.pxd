@@ -39,9 +39,9 @@ cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
 
 
 cdef inline void prefetch_pte(World *w, uint32_t leaf, int i) noexcept nogil:
-    """The page of a linear leaf's entry is wanted soon."""
+    """The page of a linear leaf's entry, if there is one, is wanted soon."""
     cdef Leaf *lf = &w.leaves[leaf]
-    if not lf.full:
+    if not lf.full and lf.bits[<uint32_t>i >> 6].present >> (i & 63) & 1:
         prefetch(&w.pages[w.cache[lf.first + i]])
 
 
