@@ -503,10 +503,11 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
     """Missing pages about page b of mapping a are made, read and queued for the LRU: a fault's read-around of 32, half
     of them in front, or (c) so many from b on. The one d before the end carries PG_readahead (a read-around: 8).
     i = position, j = end, k = marked."""
-    cdef int64_t first = f.b if f.c else max(<int64_t>0, f.b - 16)
-    cdef int64_t end = min(first + (f.c if f.c else 32), w.mappings[<uint32_t>f.a].size)
+    cdef int64_t first, end
     cdef uint32_t page
     if f.pc == 0:
+        first = f.b if f.c else max(<int64_t>0, f.b - 16)
+        end = min(first + (f.c if f.c else 32), w.mappings[<uint32_t>f.a].size)
         if first >= end:                # a file offset need not fit into i
             return ret(t, 0)
         f.i = <int32_t>first

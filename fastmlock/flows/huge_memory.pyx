@@ -4,7 +4,7 @@
 The specification, sections 2.4, 2.8, 3 (patch 04) and 5; the recordings of fastmlock/data/thp.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.flows.mlock cimport clear_mlock_due, lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
+from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_page, munlock_page
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlocks
@@ -211,8 +211,7 @@ cdef int split_huge_pmd(World *w, Task *t, Frame *f) noexcept nogil:
                 w.pages[f.j].flags |= PG_referenced
             clear_huge_pmd(w, f.i)
             w.mms[v.mm].rss -= THP_PAGES
-            if thp_remove_rmap(w, t.cpu, f.j) and clear_mlock_due(w, f.j):
-                return call(w, t, f, SP_MARKED, F_CLEAR_MLOCK, f.j)
+            return call(w, t, f, SP_CLEARED, F_REMOVE_RMAP, f.j, f.a, RMAP_COMPOUND)
     if f.pc == SP_MARKED:
         f.pc = SP_CLEARED
         if w.tr.p04 and vma_counts_mlocks(w, v):

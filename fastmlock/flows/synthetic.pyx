@@ -124,17 +124,16 @@ cdef int two_locks(World *w, Task *t, Frame *f) noexcept nogil:
 cdef enum:
     ML_THINK = 0
     ML_MLOCK = 1
-    ML_LOCKED = 2
-    ML_MUNLOCK = 3
-    ML_MUNMAP = 4
-    ML_MMAP = 5
+    ML_MUNLOCK = 2
+    ML_MUNMAP = 3
+    ML_MMAP = 4
     PRIVATE_MEMORY = 3 | 0x22 << 32     # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, as F_SYS_MMAP has them
 
 
 cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
-    """a = regions, b = address of the first, c = bytes of each, d = mean time before each mlock(), ns (bits 0-27), bit 28
-    and seed as above. With bit 29 they are unmapped then, mapped anew, as private memory, and it begins again; with bit
-    30 they are munlocked before, one by one. i = regions locked, j = munlocked."""
+    """a = regions, b = address of the first, c = bytes of each, d = mean time before each mlock(), ns (bits 0-27), bit
+    28 and seed as above. With bit 29 they are unmapped then, mapped anew, as private memory, and it begins again; with
+    bit 30 they are munlocked before, one by one. i = regions locked, j = munlocked."""
     if f.pc == ML_THINK and f.i < f.a:
         f.pc = ML_MLOCK
         return delay(w, t, f, f.d & 0xfffffff)

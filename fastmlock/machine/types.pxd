@@ -14,7 +14,6 @@ cdef enum:
     MAX_IDLE = 8            # idle states of a cpu
     SLEEPS = 8              # idle times that the idle governor remembers
     NODE_LEVEL = 20         # bits of a cpu's position that tell it from others of its node
-    LEVELS = 33             # lengths of the difference of two positions
 
 # what a time of "never" and an answer of "waiting" look like
 cdef enum:

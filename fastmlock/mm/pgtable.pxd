@@ -38,10 +38,15 @@ cdef inline uint64_t pte_get(World *w, uint32_t leaf, int i) noexcept nogil:
         | (bits.young >> at & 1) << 1 | (bits.dirty >> at & 1) << 2 | (bits.write >> at & 1) << 3
 
 
+cdef inline bint linear_present(Leaf *lf, int i) noexcept nogil:
+    """The leaf is linear and has entry i."""
+    return not lf.full and lf.bits[<uint32_t>i >> 6].present >> (i & 63) & 1
+
+
 cdef inline void prefetch_pte(World *w, uint32_t leaf, int i) noexcept nogil:
     """The page of a linear leaf's entry, if there is one, is wanted soon."""
     cdef Leaf *lf = &w.leaves[leaf]
-    if not lf.full and lf.bits[<uint32_t>i >> 6].present >> (i & 63) & 1:
+    if linear_present(lf, i):
         prefetch(&w.pages[w.cache[lf.first + i]])
 
 
@@ -107,8 +112,7 @@ cdef int search_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil
 
 cdef inline int next_pte(World *w, uint32_t leaf, int i, int end) noexcept nogil:
     """search_pte(), which is most often over at once."""
-    cdef Leaf *lf = &w.leaves[leaf]
-    if i < end and not lf.full and lf.bits[<uint32_t>i >> 6].present >> (i & 63) & 1:
+    if i < end and linear_present(&w.leaves[leaf], i):
         work(w, WK_PTE, 1)
         return i
     return search_pte(w, leaf, i, end)

@@ -81,8 +81,8 @@ def profile(system: System, machine: Machine, begin_ns: int, end_ns: int) -> dic
             here = deep & (inside == FLOWS[flow])
             found[name] += int(np.count_nonzero(here))
             found[f"{name} spin"] += int(np.count_nonzero(here & spins))
-    shares = {name: 100 * n / samples for name, n in found.items()}
-    return shares | {"else": 100 - sum(shares[name] for name in flows)}
+    percent = {name: 100 * n / samples for name, n in found.items()}
+    return percent | {"else": 100 - sum(percent[name] for name in flows)}
 
 
 def shares(think_ns: int, lives: int, flags: int = AGAIN, calls: int = CALLS) -> dict[str, float]:
