@@ -55,6 +55,9 @@ def register(commands: Any) -> None:
         "wrong one shows what there is"))
     sub.add_argument("--lock-stat", action="store_true",
                      help="also print each result's locks as /proc/lock_stat and perf lock contention would")
+    sub.add_argument("--profile", metavar="SAMPLES", type=int, nargs="?", const=1000, help=(
+        "look that often (1000) at what every task does: prints it, and writes folded stacks, a trace for Perfetto and "
+        "a picture"))
     sub.add_argument("--costs", metavar="FILE", help="a TOML file of other costs, such as calibrate writes")
     sub.add_argument("--sure", metavar="SAMPLES", type=int, nargs="?", const=64, help=(
         "how sure is the comparison: draws so many tables of costs (64) and prints intervals and what matters most"))
@@ -82,6 +85,7 @@ def command(arguments: argparse.Namespace) -> int:
     from fastmlock import kernels
     from fastmlock.machine.costs import CostError, Costs
     from fastmlock.machine.locks import LockError
+    from fastmlock.machine.profiler import Profiler
     from fastmlock.machine.report import contention_text, lock_stat_text
     from fastmlock.machine.topology import Topology, TopologyError
     from fastmlock.studies import report
@@ -100,6 +104,8 @@ def command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--plot {arguments.plot}: a name that ends in .png, .svg or .pdf is needed")
     if len(arguments.procs) > 1 and len(arguments.mappers) > 1:
         raise InputError("--procs and --mappers: only one of them may have several numbers")
+    if arguments.profile is not None and arguments.profile < 1:
+        raise InputError(f"--profile {arguments.profile}: at least 1 sample is needed")
     if arguments.sure is not None and arguments.sure < 5:
         raise InputError(f"--sure {arguments.sure}: at least 5 samples are needed")
     if arguments.until:
@@ -138,9 +144,13 @@ def command(arguments: argparse.Namespace) -> int:
         return _search(storms[0], names, arguments)
     if arguments.resume and not arguments.checkpoint:
         raise InputError("--resume: --checkpoint DIR says from where")
+    if arguments.profile and (len(storms) > 1 or arguments.checkpoint):
+        raise InputError("--profile: one storm is needed, and no --checkpoint, which does not keep what was seen")
     os.makedirs(arguments.out, exist_ok=True)
 
-    results = _run_all([(storm, name) for storm in storms for name in names], arguments)
+    jobs = [(storm, name) for storm in storms for name in names]
+    profilers = [Profiler(arguments.profile) for _ in jobs] if arguments.profile else []
+    results = _run_all(jobs, arguments, profilers)
     report.show(results, sys.stdout)
     for result in results:
         for line in result.dmesg:
@@ -149,10 +159,28 @@ def command(arguments: argparse.Namespace) -> int:
             print(f"\n{result.storm.procs} processes, {result.kernel}:\n{lock_stat_text(result.lock_stat)}\n\n"
                   f"{contention_text(result.lock_stat)}")
     paths = report.write([result.record() for result in results], arguments.out, "storm")
+    if profilers:
+        paths += _profiles(profilers, results, arguments.out)
     if len(storms) > 1 or arguments.plot:
         paths.append(report.draw(results, arguments.plot or os.path.join(arguments.out, "storm.png")))
     print(f"written: {', '.join(paths)}")
     return DONE
+
+
+def _profiles(profilers: list[Any], results: list[Any], folder: str) -> list[str]:
+    from rich.console import Console
+
+    from fastmlock.studies import profile
+
+    seen = [profile.Profile.of(profiler, result.kernel) for profiler, result in zip(profilers, results)]
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    paths = []
+    console.print("where the tasks' time goes", style="bold")
+    for one in seen:
+        console.print(profile.table(one))
+        console.print(f"  seen {len(one.times_ns):,} times, once in every {one.every_ns:,} ns\n")
+        paths += profile.write(one, os.path.join(folder, f"storm-{one.title}"))
+    return [*paths, profile.draw(seen, os.path.join(folder, "storm-profile.png"))]
 
 
 def _sure(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
@@ -199,7 +227,7 @@ def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _run_all(jobs: list[tuple[Any, str]], arguments: argparse.Namespace) -> list[Any]:
+def _run_all(jobs: list[tuple[Any, str]], arguments: argparse.Namespace, profilers: list[Any]) -> list[Any]:
     """The jobs' results in their order; each simulation is one thread, and the bar shows how much of all is done. When
     interrupted, the simulations stop at their next report of progress."""
     from threading import Event
@@ -228,7 +256,7 @@ def _run_all(jobs: list[tuple[Any, str]], arguments: argparse.Namespace) -> list
                 bar.set_description_str(what, refresh=False)
                 bar.n = 100 * sum(a * b for a, b in zip(shares, weights)) / sum(weights)
                 bar.update(0)
-            return run(*jobs[index], progress, kept[index])
+            return run(*jobs[index], progress, kept[index], profilers[index] if profilers else None)
 
         with ThreadPoolExecutor(arguments.threads) as pool:
             futures = [pool.submit(one, index) for index in range(len(jobs))]

@@ -12,9 +12,9 @@ from fastmlock.state.types cimport *
 cdef enum Flow:
     F_NONE = 0
     F_DRAIN                 # lru_add_drain: a = cpu
-    F_PVEC                  # one batch: a = cpu, b = kind
+    F_PVEC                  # pagevec_lru_move_fn, mlock_pagevec: one batch: a = cpu, b = kind
     F_RELEASE               # release_pages: a = list, b = pages
-    F_FREE_PAGE             # the last reference went: a = page
+    F_FREE_PAGE             # __put_page: the last reference went: a = page
     F_ISOLATE               # isolate_lru_page: a = page; res = won
     F_PUTBACK               # putback_lru_page: a = page
     F_DRAIN_ALL             # lru_add_drain_all
@@ -31,12 +31,12 @@ cdef enum Flow:
     F_VMA_SPLIT             # a = vma, b = vpn, c = new below; res = 0 or -errno
     F_VMA_MERGE             # a = prev, b = start, c = end, d = flags, i = model vma; res = vma or 0
     F_FAULT                 # handle_mm_fault: a = vma, b = vpn, c = FaultFlag; res = 0 or -signal
-    F_GUP                   # a = vma, b = start, c = end, d = FollFlag; res = pages or -errno
+    F_GUP                   # __get_user_pages: a = vma, b = start, c = end, d = FollFlag; res = pages or -errno
     F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
     F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
     F_FLUSH                 # tlb_flush_mmu: frees what the task gathered
-    F_UNLINK_VMAS           # unlink_anon_vmas, unlink_file_vma: a = first vma, b = end (page number)
-    F_UNMAP_REGION          # a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
+    F_UNLINK_VMAS           # free_pgtables (unlink_anon_vmas, unlink_file_vma): a = first vma, b = end (page number)
+    F_UNMAP_REGION          # __do_munmap: a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
     F_EXIT_MMAP             # a = mm
     # system calls
     F_TOUCH = 64            # a = vpn, b = pages, c = write; ret = pages done, sig
@@ -65,8 +65,8 @@ cdef enum Flow:
     F_VMA_FLAGS             # merge or split so that a vma covers [b, c) with flags d: a = vma; res = vma or -errno
     F_MPROTECT_FIXUP        # a = vma, b = start, c = end, d = flags; res = vma or -errno
     F_MADVISE_VMA           # a = vma, b = start, c = end, d = advice; res = vma or -errno
-    F_MADV_POPULATE         # a = start, b = end, c = write; res = 0 or -errno
-    F_COLD                  # madvise COLD and PAGEOUT of one vma: a = vma, b = start, c = end, d = pageout
+    F_MADV_POPULATE         # madvise_populate: a = start, b = end, c = write; res = 0 or -errno
+    F_COLD                  # madvise_cold (or pageout) of one vma: a = vma, b = start, c = end, d = pageout
     F_MOVE_TABLES           # move_page_tables: a = old vpn, b = new vpn, c = pages
     F_MOVE_VMA              # a = vma, b = old vpn, c = old pages | new pages << 32, d = new vpn; res = vpn or -errno
     F_TRY_TO_UNMAP          # a = page; res = unmapped everywhere
@@ -75,10 +75,10 @@ cdef enum Flow:
     F_THP_REFERENCED        # page_referenced of a THP: a = head; res = SEEN_..., or -1
     F_SHRINK_LIST           # a = lruvec, b = list, c = pages; res = freed
     F_SYS_RECLAIM           # a = pages of each list, -1 for all that can be had; ret = freed
-    F_OOM_REAP              # a = mm
+    F_OOM_REAP              # oom_reap_task_mm: a = mm
     F_MIGRATE               # unmap_and_move: a = page, b = node + 1 or 0; res = moved
     F_TRY_TO_MIGRATE        # a = page
-    F_REMOVE_MIGRATION      # a = old page, b = new page
+    F_REMOVE_MIGRATION      # remove_migration_ptes: a = old page, b = new page
     F_COMPACT
     F_MREMAP_TO             # a = vpn, b = old pages, c = new pages | flags << 40, d = new vpn; res = vpn or -errno
     F_SYS_MSYNC             # a = start, b = end (page numbers), c = flags
@@ -97,7 +97,7 @@ cdef enum Flow:
     F_COLLAPSE_PTES         # collapse_pte_mapped_thp: a = vma, b = vpn, c = a pmd takes their place; res = SCAN_...
     F_RETRACT_TABLES        # retract_page_tables: a = mapping | mm << 32, b = first page
     F_KHUGEPAGED            # one scan of everything that may be collapsed
-    F_MADV_COLLAPSE         # a = vma, b = start, c = end; res = 0 or -errno
+    F_MADV_COLLAPSE         # madvise_collapse: a = vma, b = start, c = end; res = 0 or -errno
     F_SWAP_FAULT            # do_swap_page: as F_FAULT
     F_SWAP_READ             # swapin_readahead: a = vma (0: around the slot), b = vpn, c = slot; res = page
     F_SWAP_WILLNEED         # a = vma, b = start, c = end
@@ -107,8 +107,8 @@ cdef enum Flow:
     F_EXPAND_STACK          # a = vma, b = vpn; res = 0 or -errno
     F_ACCESS_REMOTE_VM      # a = mm, b = vpn, c = write; ret = pages reached
     F_SYS_EXEC              # a = the new mm
-    F_KSM_MERGE             # a = vma, b = vpn, c = KSM page or 0: it becomes one; ret = merged
-    F_KSM_UNMERGE           # a = vma, b = start, c = end
+    F_KSM_MERGE             # try_to_merge_one_page: a = vma, b = vpn, c = KSM page or 0: it becomes one; ret = merged
+    F_KSM_UNMERGE           # unmerge_ksm_pages: a = vma, b = start, c = end
     F_FSYNC                 # vfs_fsync_range: a = mapping, b = first page, c = end page
     F_SYS_REMAP_FILE_PAGES  # a = start, b = pages, c = file page, d = MAP_NONBLOCK or 0
     F_OFFLINE               # offline_pages: a = first frame, b = end; ret = frames still in use

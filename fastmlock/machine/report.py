@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlock.flows.ids import FLOWS
+from fastmlock.flows.ids import SYMBOLS
 from fastmlock.machine.layout import REPORTS
 from fastmlock.machine.machine import LOCK_CLASSES
 
@@ -18,7 +18,6 @@ _COLUMNS = ("con-bounces", "contentions", "waittime-min", "waittime-max", "waitt
 _RWSEMS = ("mmap_lock", "i_mmap_rwsem", "anon_vma->rwsem", "test rwsem")
 _SYMBOLS = {"lru_lock": "&lruvec->lru_lock", "ptl": "ptlock_ptr(page)", "mmap_lock": "&mm->mmap_lock",
             "i_mmap_rwsem": "&mapping->i_mmap_rwsem", "anon_vma->rwsem": "&anon_vma->rwsem"}
-_NAMES = {number: name for name, number in FLOWS.items()}
 
 LockStat = np.ndarray[Any, Any]
 
@@ -81,7 +80,7 @@ def watchdog_lines(machine: Machine, comm: str = "locker", kernel: str = "") -> 
             call = {True: "down_write", False: "down_read"}[bool(report["write"])] if name in _RWSEMS else \
                 "__lock_page" if name == "page lock" else "_raw_spin_lock"
             waits = f"{call}({_SYMBOLS.get(name, name)} of {report['lock_obj']})"
-        where = _NAMES.get(int(report["fn"]), f"flow {report['fn']}").removeprefix("F_").lower()
+        where = SYMBOLS.get(int(report["fn"]), f"flow {report['fn']}")
         if kind == "hung task":
             say(f"INFO: task {comm}:{task} blocked for more than {machine.costs['hung_task'].ns // 10**9} seconds.")
             if kernel:

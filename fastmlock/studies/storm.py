@@ -23,6 +23,7 @@ from fastmlock.machine.costs import Costs
 from fastmlock.machine.layout import ACCOUNTS
 from fastmlock.machine.locks import lock_options
 from fastmlock.machine.machine import LOCK_CLASSES, Machine
+from fastmlock.machine.profiler import Profiler
 from fastmlock.machine.report import watchdog_lines
 from fastmlock.machine.topology import Topology
 from fastmlock.scenario.system import (MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, PAGE_SIZE,
@@ -289,13 +290,26 @@ def prepare(storm: Storm, kernel: str, progress: Progress = _quiet,
     return system, machine, leavers
 
 
+def _bystanders(storm: Storm, leavers: list[int]) -> range:
+    """The bystanders' tasks. Behind them come, with --leave munlock, the leavers' other threads."""
+    first = leavers[-1] + 1 + (storm.survivor == "after")
+    return range(first, first + storm.bystanders)
+
+
+def _names(storm: Storm, leavers: list[int]) -> dict[int, str]:
+    """What a profile calls the tasks."""
+    bystanders = _bystanders(storm, leavers)
+    threads = range(bystanders.stop, bystanders.stop + (storm.procs if storm.leave == "munlock" else 0))
+    return dict.fromkeys(leavers, "leaver") | dict.fromkeys(bystanders, "bystander") | dict.fromkeys(threads, "thread")
+
+
 def start(storm: Storm, machine: Machine, leavers: list[int], pid: int, at_ns: int) -> None:
     """The process `pid`, one of the leavers, begins to leave at `at_ns` of virtual time."""
     if storm.leave == "exit":
         machine.start(pid, at_ns, flow=FLOWS["F_SYS_EXIT"])
         return
     machine.start(pid, at_ns, flow=FLOWS["F_SYS_MUNLOCK"], args=(ADDRESS, storm.pages * PAGE_SIZE))
-    thread = leavers[-1] + 1 + (storm.survivor == "after") + storm.bystanders + leavers.index(pid)
+    thread = _bystanders(storm, leavers).stop + leavers.index(pid)
     machine.start(thread, at_ns + ASIDE_NS, flow=FLOWS["F_TOUCH"], args=(ASIDE // PAGE_SIZE, 1, 1))
 
 
@@ -317,11 +331,12 @@ def _empty(storm: Storm, kernel: str) -> tuple[System, Machine]:
     return system, Machine(system, topology, storm.costs, seed=storm.seed, traits=lock_options(storm.locks))
 
 
-def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Checkpoint | None = None) -> StormResult:
+def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Checkpoint | None = None,
+        profiler: Profiler | None = None) -> StormResult:
     """Runs the storm on one kernel. Raises StormError, UnknownKernel or ModelError.
 
     With a `checkpoint`, goes on from what it holds, if anything, and keeps the state there every now and then and when
-    `progress` raises; what it holds is removed when the storm is over.
+    `progress` raises; what it holds is removed when the storm is over. A `profiler` looks on, and changes nothing.
     """
     begin = time.perf_counter()
     meta: dict[str, Any]
@@ -338,10 +353,13 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
     counts: dict[str, int] = meta["counts"]
     stat: dict[str, int] = meta["stat"]
     ready = time.perf_counter()
+    runner = profiler or machine
+    if profiler:
+        profiler.attach(machine, _names(storm, leavers))
     what = f"{kernel}: {storm.procs} processes exit"
 
     def go() -> None:
-        while machine.run(max_events=SLICE_EVENTS):
+        while runner.run(max_events=SLICE_EVENTS):
             if checkpoint and checkpoint.due():
                 checkpoint.write(system, machine, meta)
             progress(what, min(1.0, (system.counts["munlocks"] - counts["munlocks"]) / (storm.procs * storm.pages)))
@@ -366,8 +384,7 @@ def run(storm: Storm, kernel: str, progress: Progress = _quiet, checkpoint: Chec
     progress(what, 1.0)
 
     tasks = machine.tasks[leavers]
-    first = leavers[-1] + 1 + (storm.survivor == "after")
-    loops = range(first, first + storm.bystanders)
+    loops = _bystanders(storm, leavers)
     loop_ns = int(sum(machine.tasks[pid]["exit_ns"] - machine.tasks[pid]["start_ns"] for pid in loops))
     rounds = int(sum(system.tasks[pid]["ret"] for pid in loops))
     cpu_ns = machine.cpu_ns()
