@@ -1,10 +1,12 @@
 """The machine as a whole: determinism, scheduling, accounting, checkpoints, watchdogs."""
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from fastmlock import kernels
 from fastmlock.machine.bare import bare_loop
+from fastmlock.machine.callstack import rows
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.layout import REPORTS
 from fastmlock.machine.loops import loop_machine, start_loop
@@ -181,9 +183,10 @@ def test_a_writer_kept_waiting_becomes_a_hung_task():
     start_loop(world, 2, "rwsem", cpu=1, rounds=1, think_ns=0, hold_ns=0)
     machine.start(1)
     machine.start(2, 1 * MS)
-    machine.run()
+    machine.run(until_ns=241 * S)
     assert kinds(machine) == ["hung task"]
     report = machine.reports[0]
+    assert (report["callstack"] == rows(machine, np.array([2]))[0]).all()
     assert report["time_ns"] == 240 * S and report["task"] == 2 and report["cpu"] == 1
     assert (report["lock_class"], report["lock_obj"], report["write"]) == (K.LK_TEST_RWSEM, 0, 1)
     assert report["since_ns"] == pytest.approx(1 * MS, rel=0.1)
@@ -192,7 +195,9 @@ def test_a_writer_kept_waiting_becomes_a_hung_task():
     assert lines[1] == "[  240.000000]       Not tainted 5.17.0-rc2 #1"
     assert lines[2].endswith('"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.')
     assert lines[3].startswith("[  240.000000] task:locker          state:D stack:")
-    assert lines[5].endswith(" down_write(test rwsem of 0)")
+    assert [line.split("] ")[1] for line in lines[4:]] == [
+        "Call Trace:", " <TASK>", " schedule", " rwsem_down_write_slowpath", " down_write(test rwsem of 0)",
+        " rwsem_loop", " </TASK>"]
 
 
 def test_119_seconds_are_not_hung():

@@ -222,8 +222,10 @@ def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
         except StormError as error:
             raise InputError(f"no {arguments.until} up to there: {error}") from None
         print(found.sentence())
-        for line in found.dmesg[:8]:
+        for line in found.dmesg:                # the first report
             print(line)
+            if line.endswith("</TASK>"):
+                break
     return DONE
 
 

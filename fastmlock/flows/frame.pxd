@@ -39,7 +39,7 @@ cdef enum Flow:
     F_UNMAP_REGION          # __do_munmap: a = start, b = end (page numbers), mmap_lock held; res = 0 or -errno
     F_EXIT_MMAP             # a = mm
     # system calls
-    F_TOUCH = 64            # a = vpn, b = pages, c = write; ret = pages done, sig
+    F_TOUCH = 64            # do_user_addr_fault: a = vpn, b = pages, c = write; ret = pages done, sig
     F_SYS_MMAP              # a = addr, b = length, c = prot | flags << 32, d = mapping | pgoff << 20
     F_SYS_MUNMAP            # a = addr, b = length
     F_SYS_MLOCK             # a = addr, b = length, c = VM_LOCKED [| VM_LOCKONFAULT]

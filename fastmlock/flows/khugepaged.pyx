@@ -103,8 +103,6 @@ cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t mm = <uint32_t>(f.c >> 8), page = <uint32_t>f.d, head
     cdef uint64_t pte
     cdef int called
-    if CL_PAGE_UNLOCKED <= f.pc <= CL_PTL_UNLOCKED:
-        head = compound_head(w, page)
     if f.pc == 0:
         f.j = find_leaf(w, mm, f.b)
         if not f.j or w.leaves[f.j].none:
@@ -184,6 +182,7 @@ cdef int collapse_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == CL_PTL_UNLOCKED:
         f.i += 1
         f.pc = CL_COPY
+        head = compound_head(w, page)
         if put_page_testzero(w, head):
             return call(w, t, f, CL_COPY, F_FREE_PAGE, head)
     if f.pc == CL_COPY:

@@ -45,7 +45,7 @@ cdef int page_mlock(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Page *p = &w.pages[page]
     cdef int64_t visits
     cdef Vma *vma
-    cdef uint32_t leaf
+    cdef uint32_t leaf = 0
     if f.pc == 0:
         w.rmap_walks += 1
         f.c = LK_ANON_VMA if p.flags & PG_anon else LK_I_MMAP

@@ -127,7 +127,8 @@ cdef enum:
     ML_MUNLOCK = 2
     ML_MUNMAP = 3
     ML_MMAP = 4
-    PRIVATE_MEMORY = 3 | 0x22 << 32     # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, as F_SYS_MMAP has them
+    PROT_READ_WRITE = 3
+    MAP_PRIVATE_ANONYMOUS = 0x22
 
 
 cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
@@ -151,7 +152,7 @@ cdef int mlock_loop(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == ML_MUNLOCK or f.pc == ML_MUNMAP:
         return call(w, t, f, ML_MMAP, F_SYS_MUNMAP, f.b, f.a * f.c)
     f.i = f.j = 0
-    return call(w, t, f, ML_THINK, F_SYS_MMAP, f.b, f.a * f.c, PRIVATE_MEMORY)
+    return call(w, t, f, ML_THINK, F_SYS_MMAP, f.b, f.a * f.c, PROT_READ_WRITE | <int64_t> MAP_PRIVATE_ANONYMOUS << 32)
 
 
 cdef void register(flow_fn *table) noexcept:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlock.flows.ids import SYMBOLS
+from fastmlock.machine.callstack import stack
 from fastmlock.machine.layout import REPORTS
 from fastmlock.machine.machine import LOCK_CLASSES
 
@@ -66,21 +66,16 @@ def contention_text(stats: Machine | LockStat) -> str:
 
 
 def watchdog_lines(machine: Machine, comm: str = "locker", kernel: str = "") -> list[str]:
-    """What dmesg would show of the watchdogs' reports: the kernel's own words. The line after a hung task's says what
-    it waits for, where the kernel prints a stack."""
+    """What dmesg would show of the watchdogs' reports: the kernel's own words. In the call trace, as in the kernel's
+    innermost first, a lock's function names the lock."""
     out = []
     for report in machine.reports:
         def say(text: str, at: float = int(report["time_ns"]) / 1e9) -> None:
             out.append(f"[{at:12.6f}] {text}")
         since = int(report["time_ns"] - report["since_ns"]) // 10**9
         kind, cpu, task = REPORTS[report["kind"]], report["cpu"], int(report["task"])
-        waits = ""
-        if report["lock_class"] >= 0:
-            name = LOCK_CLASSES[report["lock_class"]]
-            call = {True: "down_write", False: "down_read"}[bool(report["write"])] if name in _RWSEMS else \
-                "__lock_page" if name == "page lock" else "_raw_spin_lock"
-            waits = f"{call}({_SYMBOLS.get(name, name)} of {report['lock_obj']})"
-        where = SYMBOLS.get(int(report["fn"]), f"flow {report['fn']}")
+        name = LOCK_CLASSES[report["lock_class"]]
+        lock = f"({_SYMBOLS.get(name, name)} of {report['lock_obj']})" if report["lock_class"] >= 0 else ""
         if kind == "hung task":
             say(f"INFO: task {comm}:{task} blocked for more than {machine.costs['hung_task'].ns // 10**9} seconds.")
             if kernel:
@@ -93,7 +88,8 @@ def watchdog_lines(machine: Machine, comm: str = "locker", kernel: str = "") -> 
             say(f"rcu: INFO: rcu_sched self-detected stall on CPU {cpu}")
             say(f"rcu: \t{cpu}-....: ({since * 250} ticks this GP)")
         say("Call Trace:")
-        if waits:
-            say(f" {waits}")
-        say(f" {where}")
+        say(" <TASK>")
+        for frame in reversed(stack(report["callstack"], lock).frames):
+            say(f" {frame}")
+        say(" </TASK>")
     return out

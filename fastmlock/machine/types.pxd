@@ -189,6 +189,9 @@ cdef struct LockStat:
     int64_t holdtime_max
     int64_t holdtime_total
 
+cdef enum Callstack:
+    BATCH_KIND = 4096           # of F_PVEC's number in a callstack: so much for each kind of batch, from 1
+
 cdef enum ReportKind:
     REPORT_HUNG_TASK = 0
     REPORT_SOFT_LOCKUP = 1
@@ -203,8 +206,7 @@ cdef struct Report:
     int32_t lock_class          # -1: waits for no lock
     uint32_t lock_obj
     int32_t write
-    int32_t fn                  # flow and state at the top of the task's stack
-    int32_t pc
+    int32_t callstack[22]       # what the task was doing: a row of fastmlock.machine.callstack
 
 cdef struct Costs:
     int64_t work_ps[17]         # picoseconds per unit of each Work kind

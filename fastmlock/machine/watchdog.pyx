@@ -6,12 +6,12 @@ on which something could have been scheduled since (a context switch, a reschedu
 preemptible work) is healthy. A hung task is one that sleeps uninterruptibly (and not killably) with the same number of
 context switches at two looks at least 120 s apart, so a sleep is reported between 120 and 240 s after it began.
 """
-from libc.stdint cimport int64_t
-from fastmlock.machine.types cimport (MAX_REPORTS, PH_DELAY, PH_RW_HANDOFF, PH_RW_OSQ, REPORT_HUNG_TASK,
+from libc.stdint cimport int32_t, int64_t
+from fastmlock.machine.types cimport (BATCH_KIND, MAX_REPORTS, PH_DELAY, PH_RW_HANDOFF, PH_RW_OSQ, REPORT_HUNG_TASK,
                                       REPORT_RCU_STALL, REPORT_SOFT_LOCKUP, TASK_UNINTERRUPTIBLE, Cpu, Mach,
                                       Report, TaskRec)
-from fastmlock.flows.frame cimport F_ACCESS_REMOTE_VM, F_COLLAPSE, F_COLLAPSE_FILE, F_EXIT_MMAP
-from fastmlock.state.types cimport LK_MMAP, Task
+from fastmlock.flows.frame cimport F_ACCESS_REMOTE_VM, F_COLLAPSE, F_COLLAPSE_FILE, F_EXIT_MMAP, F_PVEC
+from fastmlock.state.types cimport FRAMES, LK_MMAP, Task
 
 cdef enum:
     HUNG_REPORTS = 10       # sysctl_hung_task_warnings
@@ -21,6 +21,7 @@ cdef void report(Mach *m, int kind, int task, int64_t t_ns, int64_t since_ns) no
     cdef TaskRec *r = &m.tasks[task]
     cdef Task *t = &m.w.tasks[task]
     cdef Report *out
+    cdef int i
     if m.clock.nr_reports >= MAX_REPORTS:
         return
     out = &m.reports[m.clock.nr_reports]
@@ -33,8 +34,16 @@ cdef void report(Mach *m, int kind, int task, int64_t t_ns, int64_t since_ns) no
     out.lock_class = r.wait_class if r.waiting else -1
     out.lock_obj = r.wait_obj if r.waiting else 0
     out.write = r.wait_write if r.waiting else 0
-    out.fn = t.stack[t.depth].fn if t.depth >= 0 else -1
-    out.pc = t.stack[t.depth].pc if t.depth >= 0 else -1
+    for i in range(FRAMES):
+        out.callstack[i] = t.stack[i].fn if i <= t.depth else -1
+        if out.callstack[i] == F_PVEC:
+            out.callstack[i] += BATCH_KIND * (1 + <int32_t> t.stack[i].b)
+    out.callstack[FRAMES] = r.state
+    out.callstack[FRAMES + 1] = r.phase
+    out.callstack[FRAMES + 2] = r.wait_class
+    out.callstack[FRAMES + 3] = r.wait_write
+    out.callstack[FRAMES + 4] = r.waiting
+    out.callstack[FRAMES + 5] = t.req
 
 
 cdef void check_cpus(Mach *m, int64_t t_ns) noexcept nogil:

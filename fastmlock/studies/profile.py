@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlock.machine.profiler import RUNNING, STATES, Profiler, Stack
+from fastmlock.machine.callstack import RUNNING, STATES, Stack
+from fastmlock.machine.profiler import Profiler
 from fastmlock.studies.report import duration
 
 TRACE_TASKS = 64                #: tasks that a trace shows, evenly picked; its counters are of all
