@@ -21,6 +21,7 @@ NOT_MODELLED = {
     <int>F_COMPACT: "compaction",
     <int>F_ACCESS_REMOTE_VM: "a look from outside at memory that the process itself may not use so",
     <int>F_MIGRATE: "migration of a KSM page",
+    <int>F_READAHEAD: "read-ahead of a disk file, which this kernel does in large folios",
 }
 
 

@@ -113,6 +113,11 @@ class Traits:
     mremap_looks_first: int = 1     #: mremap fails at once where no VMA is; 5.10 shrinks what is not there (5.16)
     mremap_many: int = 0            #: MREMAP_FIXED moves a range of several VMAs (6.17)
     merge_unfaulted: int = 0        #: a VMA without anon_vma takes in one that has a single one (6.16)
+    read_past_end: int = 0          #: a read behind the end of a disk file leaves a page in the cache (through 5.10)
+    async_ra: int = 0               #: a marker's read-ahead takes no random read or file's start for its own (6.11)
+    ra_huge: int = 0                #: a fault under MADV_HUGEPAGE reads two huge pages' worth of the file (5.18)
+    ra_exec: int = 0                #: a fault of executable memory reads ahead of it, within its VMA, not around (6.17)
+    ra_large_folios: int = 0        #: disk filesystems read ahead in large folios (6.16): refused
     pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.11 to 5.18)
     child_runs_first: int = 0 #: after a fork the child writes before its parent does (EEVDF, 6.6)
     write_prefaults: int = 1 #: write() faults its buffer in before it looks the page up (through 6.15)
@@ -148,6 +153,7 @@ class Traits:
     locked_count_clamps: int = 0 #: a wrapping length: locked pages are counted to the last address (6.1)
     brk_finds_vma: int = 0   #: brk shrinks nothing where no vma is, and answers the old break (6.1)
     madvise_eagain: int = 1  #: advice that would need one VMA too many answers EAGAIN, not ENOMEM (5.17)
+    protnone_hides: int = 0 #: looking up a page of PROT_NONE memory finds nothing (6.1 to 6.11)
     move_pages_efault: int = 1 #: move_pages of anonymous memory that is not there answers EFAULT, not ENOENT (6.12 not)
     gup_populates_stack: int = 1 #: a locked stack that get_user_pages extends is populated (to 6.4, not stable 6.1)
     secretmem: int = 1       #: memfd_secret() is there (5.14)
@@ -177,27 +183,28 @@ def with_patches(base: Traits, first: int) -> Traits:
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
                 zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0, secretmem=0,
-                walk_marks_thp=0, partial_dirties=0)
+                walk_marks_thp=0, partial_dirties=0, read_past_end=1)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,
-                 zap_keeps_swap=0, hugetlb_dontneed=1)
+                 zap_keeps_swap=0, hugetlb_dontneed=1, ra_huge=1)
 _V6_1 = replace(_V5_18, release=601, remove_maywrite=1, madv_collapse=1, collapse_ptes=1, exit_mmap_read=1,
                brk_finds_vma=1, gup_populates_stack=0, hugetlb_dontneed=2, hugetlb_lazy_fork=1,
                secretmem_locks=0, locked_count_clamps=1, dontunmap_splits=1,
-               rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1)
+               rmap_trylock=1, anon_exclusive=1, mremap_positive_efault=0, pread_marks_next=1, protnone_hides=1)
 _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=1, unlink_batch=8,
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  folio_page_flags=1, split_zeroes=1, nohuge_no_pmd=1, retract_all=1, shmem_swaps_whole=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
-                 hugetlb_restores=1, munmap_errors=1,
-                 ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0)
+                 hugetlb_restores=1, munmap_errors=1, async_ra=1,
+                 ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0,
+                 protnone_hides=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,
                  secretmem_locks=1,
                  pt_reclaim=1, huge_pmd_accessed=1, split_smaller=1, huge_zero_cow=1, cow_reuse_large=1,
                  collapse_read_only=1, mlock_whole_folio=1,
                  dirty_ptes=1, write_prefaults=0, dontunmap_accounts=1, mremap_checks_first=1,
-                 shmem_swapin_direct=1, dontunmap_splits=0)
+                 shmem_swapin_direct=1, dontunmap_splits=0, ra_exec=1, ra_large_folios=1)
 
 RELEASES: dict[str, Traits] = {
     "5.10": _V5_10,

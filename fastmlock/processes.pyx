@@ -421,6 +421,9 @@ cdef class Processes(KernelEntry):
         self.call(pid, F_SYS_DRAIN_ALL)
         kind, pfn = self.pte(pid, addr)
         vma = self.find(pid, addr)
+        if vma and kind != "-" and self.w.tr.protnone_hides \
+                and not self.w.vmas[vma].flags & (VM_READ | VM_WRITE | VM_EXEC):
+            return -_errno.ENOENT, 0
         if not vma or pfn == self.w.zero_page:
             return -_errno.EFAULT, 0
         if kind == "-":

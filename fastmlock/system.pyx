@@ -29,7 +29,7 @@ import errno as _errno
 
 from fastmlock import kernels
 from fastmlock.scenario import memcg
-from fastmlock.scenario.system import CPU_SWITCH, NotSupported
+from fastmlock.scenario.system import CPU_SWITCH, FAR, NotSupported
 from fastmlock.state.layout import K
 
 _HARMLESS_SYSCTLS = frozenset(f"/proc/sys/vm/{name}" for name in (
@@ -168,6 +168,10 @@ cdef class System(Processes):
 
     def pread(self, int file, long offset, long pages):
         self.base_pages(file)
+        if self.w.tr.read_past_end and not self.w.mappings[file].shmem and pages > 0:
+            if offset + pages > self.w.mappings[file].size + FAR:
+                raise NotSupported(f"a read more than {FAR} pages behind the end of a disk file, which leaves a page there")
+            self.grow_file(file, offset + pages)
         self.make_room(pages + 64)
         done, _ = self.call(self.controller, F_FILE_READ, file, offset, pages)
         return (4096 if pages > 0 and done == pages else 0), 0

@@ -259,4 +259,4 @@ class FakeSystem:
         return len(self.files[file])
 
     def cached(self, file, index):
-        return self.files[file][index]
+        return self.files[file][index] if index < len(self.files[file]) else 0

@@ -33,12 +33,12 @@ def test_points_are_subsets_too():
 
 
 def test_series_and_its_later_fixes_make_the_release():
-    """5.18 is point 13, the fixes, and three changes that have nothing to do with the series: of COW, of truncation, of
-    MADV_DONTNEED of huge pages."""
+    """5.18 is point 13, the fixes, and four changes that have nothing to do with the series: of COW, of truncation, of
+    MADV_DONTNEED of huge pages, of read-ahead under MADV_HUGEPAGE."""
     built = kernels.get("5.17-rc2+13" + "".join(f"+{fix}" for fix in kernels.FIXES))
     mine, real = built.array_fields(), kernels.get("5.18").array_fields()
     assert {name for name in mine if mine[name] != real[name]} == {
-        "release", "cow_reuse_refcount", "zap_keeps_swap", "hugetlb_dontneed"}
+        "release", "cow_reuse_refcount", "zap_keeps_swap", "hugetlb_dontneed", "ra_huge"}
 
 
 def test_fix_taken_out():

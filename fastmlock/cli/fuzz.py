@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def register(commands: Any) -> None:
     sub.add_argument("--reference", action="store_true", help="with live: hold the plain Python reference against it")
     sub.add_argument("--oracle", metavar="FOLDER", type=Path, help="a writable copy of the recorder's folder, with its "
                      "kernels, for RELEASE-emulated")
+    sub.add_argument("--disk", action="store_true", help="programs that read files of a disk filesystem in, instead of "
+                     "everything")
     sub.add_argument("--coverage", action="store_true", help="print what the programs did: each verb with its options, "
                      "and what came of it")
     sub.add_argument("-o", "--output", metavar="FOLDER", type=Path,
@@ -36,15 +39,16 @@ def command(arguments: argparse.Namespace) -> int:
     from fastmlock.fuzz import emulated, pair
     from fastmlock.fuzz.campaign import Campaign
     from fastmlock.fuzz.coverage import table
-    from fastmlock.fuzz.generate import LIVE, Profile
+    from fastmlock.fuzz.generate import DISK, EMULATED, LIVE, Profile
     from fastmlock.live import LiveError, Machine
+    from fastmlock.live.machine import READ_AHEAD_KB
     from fastmlock.live.verify import pair_of, visible_counters
 
     from .systems import bare
 
     if arguments.programs < 1 or arguments.first < 0:
         raise InputError("--programs must be at least 1, --first at least 0")
-    against, profile = arguments.against, Profile()
+    against, profile = arguments.against, DISK if arguments.disk else Profile()
     with ExitStack() as stack:
         if against == "reference":
             release = arguments.kernel or "6.1"
@@ -58,10 +62,14 @@ def command(arguments: argparse.Namespace) -> int:
                 machine = stack.enter_context(Machine())
             except LiveError as error:
                 raise InputError(f"not run: {error}") from None
+            if arguments.disk and machine.read_ahead_kb != READ_AHEAD_KB:
+                raise InputError(f"--disk: the device of the temporary folder reads {machine.read_ahead_kb} KiB ahead, "
+                                 f"the model {READ_AHEAD_KB}; write that to its read_ahead_kb in /sys/class/bdi")
             release = arguments.kernel or machine.model
             names = f"{'reference' if arguments.reference else 'model'} {release} and live {machine.release}"
             mine, live = pair_of(machine, bare(release, reference=arguments.reference))
-            profile, counters = LIVE, visible_counters(machine)
+            profile = replace(profile, leave_out=profile.leave_out | LIVE.leave_out) if arguments.disk else LIVE
+            counters = visible_counters(machine)
 
             def run(lines: Any) -> pair.Outcome:
                 return pair.against_live(lines, mine, live, counters=counters, disturbed=machine.disturbed)
@@ -69,7 +77,8 @@ def command(arguments: argparse.Namespace) -> int:
             if arguments.oracle is None:
                 raise InputError(f"--against {against} needs --oracle FOLDER")
             return _report(emulated.campaign(arguments.oracle, against.removesuffix("-emulated"), arguments.seed,
-                                             arguments.first, arguments.programs, bare, arguments.output))
+                                             arguments.first, arguments.programs, bare, arguments.output,
+                                             profile if arguments.disk else EMULATED))
         else:
             raise InputError(f"--against {against}: use live, reference, or a release and -emulated")
         campaign = Campaign(arguments.seed, arguments.programs, run, first=arguments.first, profile=profile,

@@ -10,6 +10,7 @@ from fastmlock.mm.filemap cimport *
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.readahead cimport RA_PAGES, Window, in_large_folios, mmap_readahead, page_cache_async_ra
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.thp cimport covers_pmd, huge_start, thp_allowed, thp_total_mapcount
 from fastmlock.mm.swapfile cimport free_swap_cache, try_to_free_swap
@@ -29,6 +30,7 @@ cdef enum:
     FT_MAPPED = 9
     FT_PTL_FREE = 10
     FT_PAGE_FREE = 11
+    FT_READ = 33
     FT_COW_SET = 12
     FT_WP = 13
     FT_WP_DRAINED = 14
@@ -113,6 +115,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t first, last
     cdef int called
     cdef bint write = (f.c & FAULT_WRITE) != 0
+    cdef Window window
 
     if f.pc == FT_HUGE:
         if t.res:
@@ -245,20 +248,20 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if swapped_slot(w, v.mapping, pgoff):
             return call(w, t, f, FT_PAGE, F_SHMEM_SWAPIN, v.mapping, pgoff)
         f.j = find_get_page(w, v.mapping, pgoff)
-        if f.j and test_clear_readahead(w, f.j):
-            # the marker starts more read-ahead (none is modelled), for which mmap_lock is dropped: begin again
-            if f.k:
-                free_page(w, t.cpu, f.k)
-                f.k = 0
-            f.pc = FT_PAGE_FREE
-            return REQ_NONE
+        if f.j and not w.mappings[v.mapping].shmem and not v.flags & VM_RAND_READ and test_clear_readahead(w, f.j):
+            # the mark starts more read-ahead, for which mmap_lock is dropped: begin again
+            window = page_cache_async_ra(w, v.mapping, &v.ra, pgoff, RA_PAGES)
+            if in_large_folios(w, v.mapping, &window):
+                return unsupported(w, F_READAHEAD)
+            return call(w, t, f, FT_READ, F_READAHEAD, v.mapping, window.first, window.pages, window.mark + 1)
         if f.j:
             get_page(w, compound_head(w, f.j))
             return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, compound_head(w, f.j))
         if not w.mappings[v.mapping].shmem:
-            if v.flags & VM_RAND_READ:
-                return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff, 1)
-            return call(w, t, f, FT_PAGE_FREE, F_READAHEAD, v.mapping, pgoff)
+            window = mmap_readahead(w, v, pgoff)
+            if v.flags & VM_HUGEPAGE and in_large_folios(w, v.mapping, &window):
+                return unsupported(w, F_READAHEAD)
+            return call(w, t, f, FT_READ, F_READAHEAD, v.mapping, window.first, window.pages, window.mark + 1)
         if not v.flags & VM_NOHUGEPAGE and huge_hole(w, v.mapping, pgoff):
             page = shmem_alloc_huge(w, t, v.mapping, pgoff)
             f.j = find_get_page(w, v.mapping, pgoff)
@@ -271,7 +274,11 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = FT_PAGE_LOCKED
         if lru_cache_add(w, t.cpu, page):
             return call(w, t, f, FT_PAGE_LOCKED, F_PVEC, t.cpu, PVEC_LRU_ADD)
-    if f.pc == FT_PAGE_FREE:
+    if f.pc == FT_READ and f.c & FAULT_RETRYABLE:
+        if f.k:
+            free_page(w, t.cpu, f.k)
+        return ret(t, FAULT_RETRY)
+    if f.pc == FT_PAGE_FREE or f.pc == FT_READ:
         if f.k:                         # the page meant for a copy is given back behind the read-ahead
             free_page(w, t.cpu, f.k)
             f.k = 0
@@ -500,19 +507,15 @@ cdef inline bint accessible(World *w, Task *t, int64_t vpn) noexcept nogil:
 
 # ---- reading a file's pages in
 cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
-    """Missing pages about page b of mapping a are made, read and queued for the LRU: a fault's read-around of 32, half
-    of them in front, or (c) so many from b on. The one d before the end carries PG_readahead (a read-around: 8).
-    i = position, j = end, k = marked."""
-    cdef int64_t first, end
+    """The missing ones of c pages of mapping a from b on are made, read and queued for the LRU; page d - 1, if it is
+    one of them, carries PG_readahead. i = position, j = end."""
     cdef uint32_t page
     if f.pc == 0:
-        first = f.b if f.c else max(<int64_t>0, f.b - 16)
-        end = min(first + (f.c if f.c else 32), w.mappings[<uint32_t>f.a].size)
-        if first >= end:                # a file offset need not fit into i
+        f.c = min(f.b + f.c, w.mappings[<uint32_t>f.a].size)
+        if f.b >= f.c:                  # a file offset need not fit into i
             return ret(t, 0)
-        f.i = <int32_t>first
-        f.j = <int32_t>end
-        f.k = f.j - (<int32_t>f.d if f.c else 8)
+        f.i = <int32_t>f.b
+        f.j = <int32_t>f.c
         f.pc = 1
     while f.i < f.j:
         f.i += 1
@@ -521,7 +524,7 @@ cdef int read_ahead(World *w, Task *t, Frame *f) noexcept nogil:
         page = add_to_page_cache(w, t, <uint32_t>f.a, f.i - 1)
         if not page:
             return REQ_ERROR
-        if f.i - 1 == f.k and not (not f.c and f.i - 1 == f.b):
+        if f.i == f.d:
             w.pages[page].flags |= PG_readahead
         if lru_cache_add(w, t.cpu, page):
             return call(w, t, f, 1, F_PVEC, t.cpu, PVEC_LRU_ADD)

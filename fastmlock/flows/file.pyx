@@ -8,6 +8,7 @@ from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.interval_tree cimport tree_next_overlap
 from fastmlock.mm.lru cimport *
+from fastmlock.mm.readahead cimport Window, in_large_folios, page_cache_async_ra, page_cache_sync_ra
 from fastmlock.mm.swapfile cimport free_swap_and_cache
 from fastmlock.mm.vma cimport vma_pages
 
@@ -50,25 +51,40 @@ cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
 
 cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
     """pread page by page. A page is marked accessed unless the read before is taken to have ended in it; a hole of
-    tmpfs is read as zeroes without making a page. k = page whose mark waits."""
+    tmpfs is read as zeroes without making a page. ret = pages within the file."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
-    while f.i < f.c and f.b + f.i < m.size:
+    cdef Window window
+    while f.i < f.c and (f.b + f.i < m.size or w.tr.read_past_end and not m.shmem):
         if swapped_slot(w, <uint32_t>f.a, f.b + f.i):
             return call(w, t, f, 0, F_SHMEM_SWAPIN, f.a, f.b + f.i)
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
         if not page and not m.shmem:
-            return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 4, 3)
+            window = page_cache_sync_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1, m.prev_pos - 1)
+            if f.b + f.i >= m.size:
+                page = add_to_page_cache(w, t, <uint32_t>f.a, f.b + f.i)
+                if not page:
+                    return REQ_ERROR
+                f.i += 1
+                if lru_cache_add(w, t.cpu, page):
+                    return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_LRU_ADD)
+                continue
+            return call(w, t, f, 0, F_READAHEAD, f.a, window.first, window.pages, window.mark + 1)
+        if page and w.pages[page].flags & PG_readahead:
+            w.pages[page].flags &= ~<uint32_t>PG_readahead
+            window = page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1)
+            if in_large_folios(w, <uint32_t>f.a, &window):
+                return unsupported(w, F_READAHEAD)
+            return call(w, t, f, 0, F_READAHEAD, f.a, window.first, window.pages, window.mark + 1)
         f.i += 1
-        if not page:
+        if not page or f.b + f.i > m.size:
             continue
-        w.pages[page].flags &= ~<uint32_t>PG_readahead
         if m.shmem or m.prev_pos != f.b + f.i:
             m.prev_pos = f.b + f.i + (0 if w.tr.pread_marks_next else 1)
             if mark_page_accessed(w, t.cpu, page):
                 return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
         m.prev_pos = f.b + f.i + (0 if w.tr.pread_marks_next else 1)
-    return sysret(t, f.i, 0)
+    return sysret(t, max(min(f.i, m.size - f.b), <int64_t>0), 0)
 
 
 # ---- unmap_mapping_range

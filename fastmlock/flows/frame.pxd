@@ -30,7 +30,7 @@ cdef enum Flow:
     F_APPLY_LOCK_ALL        # apply_mlockall_flags: c = flags
     F_VMA_SPLIT             # a = vma, b = vpn, c = new below; res = 0 or -errno
     F_VMA_MERGE             # a = prev, b = start, c = end, d = flags, i = model vma; res = vma or 0
-    F_FAULT                 # handle_mm_fault: a = vma, b = vpn, c = FaultFlag; res = 0 or -signal
+    F_FAULT                 # handle_mm_fault: a = vma, b = vpn, c = FaultFlag; res = 0, FAULT_RETRY or -signal
     F_GUP                   # __get_user_pages: a = vma, b = start, c = end, d = FollFlag; res = pages or -errno
     F_POPULATE              # __mm_populate: a = start, b = end, c = ignore errors; res = 0 or -errno
     F_ZAP                   # zap_page_range of one vma: a = vma, b = start, c = end, d = ZapFlag
@@ -61,7 +61,7 @@ cdef enum Flow:
     F_DROP_CACHES           # a = mapping
     F_MAP_LOOP              # a bystander's loop of mmap and munmap: a = addr, b = mapping, c to d = tasks that must be gone
     F_ZAP_FILE              # unmap_mapping_range: a = mapping, b = first page, c = end page, d = even COWed
-    F_READAHEAD             # a = mapping, b = pgoff
+    F_READAHEAD             # page_cache_ra_unbounded: a = mapping, b = pgoff, c = pages, d = page to mark + 1
     F_VMA_FLAGS             # merge or split so that a vma covers [b, c) with flags d: a = vma; res = vma or -errno
     F_MPROTECT_FIXUP        # a = vma, b = start, c = end, d = flags; res = vma or -errno
     F_MADVISE_VMA           # a = vma, b = start, c = end, d = advice; res = vma or -errno
@@ -129,12 +129,17 @@ cdef enum FaultFlag:
     FAULT_WRITE = 1
     FAULT_UNSHARE = 2       # a KSM page is copied, but not to be written
     FAULT_PTE = 4           # no huge page here: the pmd's turn is over
+    FAULT_RETRYABLE = 8     # mmap_lock may be dropped to read something in; the answer is then FAULT_RETRY
+
+cdef enum:
+    FAULT_RETRY = 1
 
 cdef enum FollFlag:
     FOLL_WRITE = 1
     FOLL_TOUCH = 2
     FOLL_POPULATE = 4
     FOLL_MLOCK = 8
+    FOLL_UNLOCKABLE = 16    # mmap_lock may be dropped: less than asked for is answered then, perhaps 0
 
 cdef enum ZapFlag:
     ZAP_KEEP_COWED = 1      # only pages of the file itself (hole punch keeps private copies)

@@ -24,7 +24,8 @@ cdef enum:
 
 
 cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
-    """Touches every page of [b, c) in vma a; d = FollFlag. res = pages passed, or -EFAULT if the first failed.
+    """Touches every page of [b, c) in vma a; d = FollFlag. res = pages passed, or -EFAULT if the first failed. With
+    FOLL_UNLOCKABLE it ends early where mmap_lock was dropped to read a file, and populate drains and goes on.
     i = pages passed, j = leaf, k = page. Up to patch 01 a page found in a locked vma is marked here, if its page
     lock can be had at once, after a local drain for each."""
     cdef Vma *v = &w.vmas[<uint32_t>f.a]
@@ -38,6 +39,8 @@ cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == GU_FAULTED:
         if t.res < 0:
             return ret(t, f.i if f.i else -EFAULT)
+        if t.res == FAULT_RETRY:
+            return ret(t, f.i)
         f.pc = GU_LOOK
     if f.pc == GU_LOOK:
         if vpn >= f.c:
@@ -93,7 +96,8 @@ cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
         f.i += 1
         f.pc = GU_LOOK
         return REQ_NONE
-    return call(w, t, f, GU_FAULTED, F_FAULT, f.a, vpn, FAULT_WRITE if f.d & FOLL_WRITE else 0)
+    return call(w, t, f, GU_FAULTED, F_FAULT, f.a, vpn,
+                (FAULT_WRITE if f.d & FOLL_WRITE else 0) | (FAULT_RETRYABLE if f.d & FOLL_UNLOCKABLE else 0))
 
 
 cdef enum:
@@ -142,7 +146,7 @@ cdef int mm_populate(World *w, Task *t, Frame *f) noexcept nogil:
                 t.res = f.d = -EFAULT
                 f.pc = PO_DRAINED if w.tr.populate_checks_first else PO_DONE
                 return REQ_NONE
-            flags = FOLL_TOUCH | FOLL_POPULATE
+            flags = FOLL_TOUCH | FOLL_POPULATE | FOLL_UNLOCKABLE
             if v.flags & VM_LOCKONFAULT:
                 flags &= ~<int64_t>FOLL_POPULATE
             if not w.tr.p02:
@@ -163,7 +167,7 @@ cdef int madvise_populate(World *w, Task *t, Frame *f) noexcept nogil:
         if w.tr.drain_on_populate:
             return call(w, t, f, 2, F_DRAIN, t.cpu)
     if f.pc == 2:
-        if f.d <= 0:
+        if f.d < 0:
             return ret(t, f.d)
         f.a += f.d
         f.d = 0
@@ -180,7 +184,7 @@ cdef int madvise_populate(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, 3, F_DRAIN, t.cpu)
         return ret(t, f.d)
     return call(w, t, f, 1, F_GUP, f.i, f.a, min(f.b, w.vmas[f.i].end),
-                FOLL_TOUCH | FOLL_POPULATE | (FOLL_WRITE if f.c else 0) | (0 if w.tr.p02 else FOLL_MLOCK))
+                FOLL_TOUCH | FOLL_POPULATE | FOLL_UNLOCKABLE | (FOLL_WRITE if f.c else 0) | (0 if w.tr.p02 else FOLL_MLOCK))
 
 
 cdef void register(flow_fn *table) noexcept:

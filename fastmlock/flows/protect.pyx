@@ -4,6 +4,7 @@ from fastmlock.flows.frame cimport *
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.pgtable cimport *
+from fastmlock.mm.readahead cimport RA_PAGES
 from fastmlock.mm.thp cimport thp_total_mapcount
 from fastmlock.mm.swapfile cimport free_swap_and_cache, try_to_free_swap
 from fastmlock.mm.vma cimport *
@@ -155,7 +156,6 @@ cdef bint behaviour(int advice, uint64_t *on, uint64_t *off) noexcept nogil:
 
 
 cdef enum:
-    RA_PAGES = 32               # the most that is read ahead
     MV_FLAGS = 1
     MV_DRAINED = 2
     MV_DONE = 3

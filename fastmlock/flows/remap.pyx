@@ -122,6 +122,7 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
                 return REQ_ERROR
             w.vmas[copy].anon_vma = v.anon_vma
             w.vmas[copy].swap_ra = v.swap_ra
+            w.vmas[copy].ra = v.ra
             if not anon_vma_clone(w, copy, vma):
                 return REQ_ERROR
             if v.mapping and not vma_link_file(w, copy, 0):

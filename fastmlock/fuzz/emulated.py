@@ -19,7 +19,7 @@ from fastmlock.scenario.language import parse
 from fastmlock.scenario.system import Maker
 
 from .campaign import Totals
-from .generate import EMULATED, program
+from .generate import EMULATED, Profile, program
 from .pair import Difference, Fault, Outcome, runnable
 
 BATCH = 60
@@ -54,7 +54,7 @@ def record(oracle: Path, kernel: str, programs: dict[str, Sequence[str]], into: 
 
 
 def campaign(oracle: Path, kernel: str, seed: str, first: int, programs: int, bare: Bare,
-             output: Path | None) -> Totals:
+             output: Path | None, profile: Profile = EMULATED) -> Totals:
     """Programs [first, first + programs) of a seed, on a guest with `kernel` and the model of it."""
     model = bare(kernel, reference=False)
     folder = output or Path(tempfile.mkdtemp(prefix="fastmlock-fuzz-"))
@@ -63,7 +63,7 @@ def campaign(oracle: Path, kernel: str, seed: str, first: int, programs: int, ba
         texts: dict[str, Sequence[str]] = {}
         for index in range(start, min(start + BATCH, first + programs)):
             try:
-                texts[f"d{index:06}"] = runnable(program(seed, index, EMULATED).splitlines(), model)[0]
+                texts[f"d{index:06}"] = runnable(program(seed, index, profile).splitlines(), model)[0]
             except Fault as fault:
                 totals.programs += 1
                 totals.faults += 1

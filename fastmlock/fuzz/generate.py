@@ -70,7 +70,15 @@ class Profile:
     commands: tuple[int, int] = (6, 26)
     """Fewest and most commands beside files and drains."""
     processes: int = 4
-    ext4: bool = True
+    ext4: float = 0.15
+    """How many files are on a disk."""
+    sparse: float = 0.12
+    """How many files begin as a hole."""
+    pages: tuple[int, ...] = ()
+    """Sizes of files, if not the usual ones."""
+    advice: tuple[str, ...] = ()
+    """More words of advice."""
+    kinds: tuple[Kind, ...] = KINDS
     leave_out: frozenset[str] = frozenset()
     """Verbs, and words of advice, that are not used."""
     chosen_addresses: bool = True
@@ -90,18 +98,24 @@ class Profile:
 
 
 EVERYTHING = Profile()
-HUGETLB = Profile(hugetlb=True, ext4=False, swap=0.1,
+HUGETLB = Profile(hugetlb=True, ext4=0, swap=0.1,
                   leave_out=frozenset({"remappages", "movepages", "msync", "remove"}))
 SPECIAL = Profile(special=0.4, swap=0.1, leave_out=frozenset({"remove", "remappages", "ksm"}))
-HUGE = Profile(huge=True, ext4=False, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
-HUGE_FILES = Profile(huge=True, huge_files=True, ext4=False, leave_out=frozenset({"msync", "ksm", "sysctl", "compact"}))
-LIVE = Profile(ext4=False, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
+HUGE = Profile(huge=True, ext4=0, leave_out=frozenset({"msync", "ksm", "reclaim", "sysctl"}))
+HUGE_FILES = Profile(huge=True, huge_files=True, ext4=0, leave_out=frozenset({"msync", "ksm", "sysctl", "compact"}))
+LIVE = Profile(ext4=0, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
-EMULATED = Profile(ext4=False, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
+EMULATED = Profile(ext4=0, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                    leave_out=frozenset({"brk", "stack", "growsdown", "remappages", "peek", "exec", "shm", "shmlock",
                                          "shmunlock", "oomkill", "compact", "sysctl", "unmergeable", "ksm", "reclaim"}))
 """For the recorder in a guest, which has no words for some; what lies beside an address of the kernel's choice there
 is not modelled."""
+DISK = Profile(ext4=0.9, sparse=0.7, pages=(3, 6, 12, 20, 33, 40, 64, 100), swap=0, processes=3,
+               chosen_addresses=False, drains=(1.0, 1.0, 0.5),
+               advice=3 * ("normal", "random", "sequential", "sequential", "hugepage", "willneed", "pageout"),
+               kinds=(Kind(1.0, {"fread": 8, "fadvise": 5, "touch": 3, "madvise": 2, "truncate": 1.5}),),
+               leave_out=EMULATED.leave_out)
+"""Files on a disk that are read in, by calls and by faults."""
 
 
 @dataclass
@@ -127,7 +141,7 @@ class _Writer:
         """Files of huge pages."""
         self.alive: dict[int, _Process] = {}
         self.started = 0
-        self.kind = rng.choices(KINDS, [kind.often for kind in KINDS])[0]
+        self.kind = rng.choices(profile.kinds, [kind.often for kind in profile.kinds])[0]
         self.moves = rng.random() < 0.25
         self.advise = ""
         self.swaps = 0
@@ -333,7 +347,8 @@ class _Writer:
             return None
         who, _, name, region = there
         off, pages = self.span(region.pages)
-        words = (*ADVICE, *self.swaps * ("pageout", "pageout"), *5 * self.profile.huge_files * ("collapse",))
+        words = (*ADVICE, *self.swaps * ("pageout", "pageout"), *5 * self.profile.huge_files * ("collapse",),
+                 *self.profile.advice)
         if self.chance(self.kind.mergeable):
             words = ("mergeable", "mergeable", "mergeable", "unmergeable")
         choice = [word for word in words if word not in self.profile.leave_out]
@@ -422,8 +437,10 @@ class _Writer:
             self.files[name] = pages = self.rng.choice((512, 1024, 1536))
             self.huge.add(name)
             return f"file {name} hugetlb {pages}"
-        fs, owner = "ext4" if self.profile.ext4 and self.chance(0.15) else "tmpfs", ""
+        fs, owner = "ext4" if self.profile.ext4 and self.chance(self.profile.ext4) else "tmpfs", ""
         self.files[name] = pages = 0 if self.chance(0.03) else self.size()
+        if self.profile.pages:
+            self.files[name] = pages = self.rng.choice(self.profile.pages)
         if self.profile.huge_files and fs == "tmpfs" and self.chance(0.8):
             self.files[name] = pages = self.rng.choice((512, 512, 600, 1024, 1030))
             if self.chance(0.7):
@@ -431,7 +448,7 @@ class _Writer:
         elif self.chance(0.15) and "shm" not in self.profile.leave_out:
             fs, owner = "shm", self.rng.choice(("", " uid=1000"))
             self.segments.add(name)
-        return f"file {name} {fs} {pages}{' sparse' if self.chance(0.12) else ''}{owner}"
+        return f"file {name} {fs} {pages}{' sparse' if self.chance(self.profile.sparse) else ''}{owner}"
 
     def sysctl(self) -> str:
         if self.profile.hugetlb and self.chance(0.8):

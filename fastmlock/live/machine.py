@@ -24,6 +24,8 @@ MEMORY_WANTED = 256 * MIB
 """Available bytes below which nothing is run: a scenario locks at most a few MiB, and others must not feel it."""
 BUSY, BUSY_SECONDS = 0.1, 0.5
 EXT4_MAGIC = 0xEF53
+READ_AHEAD_KB = 128
+"""How far the model reads ahead: the kernel's default."""
 KSM, KSM_SCANS = "/sys/kernel/mm/ksm", 6
 CAP_IPC_LOCK, CAP_SYS_RESOURCE = 14, 24
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
@@ -68,6 +70,7 @@ class Machine:
             self.tmpfs = _detached_tmpfs() if self.root else None
             folder = tempfile.gettempdir()
             self.ext4 = folder if _filesystem(folder) == EXT4_MAGIC else None
+            self.read_ahead_kb = _read_ahead_kb(folder)
             worker_fd()
             # the observer's own page faults shall not fill the batches of the workers' cpu
             os.sched_setaffinity(0, set(cpus[2:]) or {self.controller_cpu})
@@ -185,10 +188,23 @@ class Machine:
         yield "mlock_count: the kernel shows it nowhere"
         if self.ext4 is None:
             yield "files on ext4: the temporary folder is on another file system"
+        elif self.read_ahead_kb != READ_AHEAD_KB:
+            yield (f"what reading a file on ext4 brings in: its device reads {self.read_ahead_kb} KiB ahead, the model "
+                   f"{READ_AHEAD_KB} (/sys/class/bdi/*/read_ahead_kb)")
         if not self.disturb:
             yield "compact, dropcaches, sysctl: they disturb the whole machine (--disturb allows them)"
         if self.swap:
             yield "pageout: swap is on, and how much is swapped is not the scenario's"
+
+
+def _read_ahead_kb(folder: str) -> int:
+    """Of the device that a folder is on; 0 where that is not said."""
+    device = os.stat(folder).st_dev
+    try:
+        with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb") as stream:
+            return int(stream.read())
+    except (OSError, ValueError):
+        return 0
 
 
 def _wrong_machine() -> Iterator[str]:

@@ -58,6 +58,7 @@ cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint6
     v.mm = mm
     v.mapping = mapping
     v.anon_vma = v.i_mmap_node = v.avc = v.next = v.prev = v.swap_ra = 0
+    v.ra.start = v.ra.size = v.ra.async_size = 0
     work(w, WK_VMA, 1)
     return vma
 
@@ -187,6 +188,7 @@ cdef uint32_t vma_split(World *w, uint32_t vma, int64_t vpn, bint new_below) noe
         return 0
     w.vmas[new].anon_vma = v.anon_vma
     w.vmas[new].swap_ra = v.swap_ra
+    w.vmas[new].ra = v.ra
     if v.mapping and not vma_link_file(w, new, 0):
         return 0
     if not anon_vma_clone(w, new, vma):

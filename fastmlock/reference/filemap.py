@@ -1,11 +1,10 @@
-"""mm/filemap.c and mm/readahead.c: the page cache, read-ahead, fault-around, read and write of files."""
+"""mm/filemap.c: the page cache, fault-around, read and write of files."""
 from __future__ import annotations
 
-from . import huge_memory, rmap, swap
+from . import huge_memory, readahead, rmap, swap
 from .state import HPAGE_PMD_NR, PTRS_PER_PTE, VM_RAND_READ, File, Kernel, Page, Pte, Vma, pmd_start
 
 FAULT_AROUND_PAGES = 16
-RA_PAGES = 32
 
 
 def add_to_page_cache(k: Kernel, file: File, index: int) -> Page:
@@ -64,24 +63,6 @@ def delete_from_page_cache(k: Kernel, page: Page, *, shadow: bool = False) -> No
     swap.put_page(k, page)
 
 
-# ---------------------------------------------------------------- read-ahead
-def page_cache_ra_unbounded(k: Kernel, file: File, index: int, nr: int, lookahead: int) -> None:
-    """Read the missing pages of [index, index+nr) within the file; the one `lookahead` before the end triggers more."""
-    nr = min(nr, file.size - index)
-    for i in range(nr):
-        if index + i not in file.pages:
-            page = add_to_page_cache(k, file, index + i)
-            page.readahead = i == nr - lookahead
-
-
-def do_sync_mmap_readahead(k: Kernel, vma: Vma, file: File, index: int) -> None:
-    """Read-around of a fault: half a window before it, half behind. A random-access vma reads one page."""
-    if not vma.flags & VM_RAND_READ:
-        page_cache_ra_unbounded(k, file, max(0, index - RA_PAGES // 2), RA_PAGES, RA_PAGES // 4)
-    if index not in file.pages:
-        add_to_page_cache(k, file, index)
-
-
 # ---------------------------------------------------------------- faults
 def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
     """Map what is cached around a read fault: 16 pages from the aligned address or the vma's start, within the
@@ -115,13 +96,13 @@ def filemap_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
     if index >= file.size:
         return None, False
     page = file.pages.get(index)
+    if page is not None and (not page.readahead or vma.flags & VM_RAND_READ):
+        return page, False
     if page is not None:
-        if not page.readahead:
-            return page, False
         page.readahead = False
+        readahead.page_cache_async_ra(k, file, vma.ra, index, readahead.RA_PAGES)
         return page, True
-    do_sync_mmap_readahead(k, vma, file, index)
-    file.pages[index].readahead = False
+    readahead.do_sync_mmap_readahead(k, vma, file, index)
     return file.pages[index], True
 
 
@@ -129,11 +110,16 @@ def filemap_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
 def filemap_read(k: Kernel, file: File, index: int) -> None:
     """pread of one page: it is marked accessed unless the previous read is taken to have ended in it. Where
     ra->prev_pos is the end of the last read, a sequential reader marks only its first page."""
-    page = file.pages.get(index)
-    if page is None:
-        page_cache_ra_unbounded(k, file, index, min(RA_PAGES, 4), 3)
-        page = file.pages[index]
-    page.readahead = False
+    if index not in file.pages:
+        readahead.page_cache_sync_ra(k, file, file.ra, index, 1, file.prev_pos)
+        if index >= file.size:                  # through 5.10 that is looked at last
+            add_to_page_cache(k, file, index)
+    page = file.pages[index]
+    if page.readahead:
+        page.readahead = False
+        readahead.page_cache_async_ra(k, file, file.ra, index, 1)
+    if index >= file.size:
+        return
     if file.prev_pos != index:
         swap.mark_page_accessed(k, page)
     file.prev_pos = index if k.traits.pread_marks_next else index + 1

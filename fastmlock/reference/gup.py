@@ -1,7 +1,7 @@
 """mm/gup.c: looking pages up and faulting them in for mlock, MAP_POPULATE and MADV_POPULATE (KERNEL.md 2.4)."""
 from __future__ import annotations
 
-from errno import EFAULT, EINVAL, ENOMEM
+from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from . import memory, mlock, swap
 from .state import (
@@ -62,8 +62,8 @@ def follow_trans_huge_pmd(k: Kernel, vma: Vma, pmd: Pmd, write: bool, foll_mlock
 
 
 def get_user_pages(k: Kernel, vma: Vma, start: int, end: int, *, write: bool, force: bool, foll_mlock: bool,
-                   foll_populate: bool) -> tuple[int, int]:
-    """`__get_user_pages` within one vma, no page kept. -> (pages done, errno)"""
+                   foll_populate: bool, may_retry: bool = False) -> tuple[int, int]:
+    """`__get_user_pages` within one vma, no page kept. -> (pages done, errno); EAGAIN where mmap_lock was dropped"""
     if not check_vma_flags(vma, write, force):
         return 0, EFAULT
     addr = start
@@ -75,19 +75,19 @@ def get_user_pages(k: Kernel, vma: Vma, start: int, end: int, *, write: bool, fo
             addr += 1
         elif foll_mlock and not foll_populate:
             addr += 1                            # only what is there
-        elif memory.handle_mm_fault(k, vma, addr, write):
-            return addr - start, EFAULT
+        elif fault := memory.handle_mm_fault(k, vma, addr, write, may_retry=may_retry):
+            return addr - start, EAGAIN if fault == memory.FAULT_RETRY else EFAULT
     return end - start, 0
 
 
-def populate_vma_page_range(k: Kernel, vma: Vma, start: int, end: int) -> tuple[int, int]:
+def populate_vma_page_range(k: Kernel, vma: Vma, start: int, end: int, may_retry: bool = False) -> tuple[int, int]:
     """Private writable vmas are written, so that COW is over; PROT_NONE ones fail. -> (pages done, errno)"""
     onfault = bool(vma.flags & VM_LOCKONFAULT)
     if onfault and k.traits.p02_no_foll_mlock:
         return end - start, 0
     done, err = get_user_pages(k, vma, start, end, write=vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE,
                                force=vma.accessible, foll_mlock=not k.traits.p02_no_foll_mlock,
-                               foll_populate=not onfault)
+                               foll_populate=not onfault, may_retry=may_retry)
     if k.traits.populate_drains and not (k.traits.populate_checks_first and err and not vma.accessible):
         swap.lru_add_drain(k)
     return done, err
@@ -105,8 +105,8 @@ def mm_populate(k: Kernel, mm: Mm, start: int, end: int, *, ignore_errors: bool 
             at = upto
             continue
         at = max(at, vma.start)
-        done, err = populate_vma_page_range(k, vma, at, upto)
-        if done:
+        done, err = populate_vma_page_range(k, vma, at, upto, may_retry=True)
+        if done or err == EAGAIN:
             at += done
         elif err and not ignore_errors:
             return err
@@ -126,10 +126,10 @@ def faultin_vma_page_range(k: Kernel, mm: Mm, start: int, end: int, write: bool)
                 swap.lru_add_drain(k)
             return refused
         done, err = get_user_pages(k, vma, at, min(end, vma.end), write=write, force=False,
-                                   foll_mlock=not k.traits.p02_no_foll_mlock, foll_populate=True)
+                                   foll_mlock=not k.traits.p02_no_foll_mlock, foll_populate=True, may_retry=True)
         if k.traits.populate_drains:
             swap.lru_add_drain(k)
-        if not done:
+        if not done and err != EAGAIN:
             return err
         at += done
     return 0

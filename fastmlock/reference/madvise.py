@@ -4,7 +4,7 @@ from __future__ import annotations
 from errno import EACCES, EAGAIN, EINVAL, ENOMEM
 
 from ..scenario.system import NotSupported
-from . import filemap, gup, huge_memory, khugepaged, ksm, memory, mmap, swap, swapfile, truncate, vmscan
+from . import gup, huge_memory, khugepaged, ksm, memory, mmap, readahead, swap, swapfile, truncate, vmscan
 from .state import (
     PTRS_PER_PTE,
     VM_DONTCOPY,
@@ -124,7 +124,7 @@ def madvise_willneed(k: Kernel, vma: Vma, start: int, end: int) -> int:
             swapfile.read_swap_cache_async(k, vma.file.swapped[index])
         swap.lru_add_drain(k)
         return 0
-    filemap.page_cache_ra_unbounded(k, vma.file, vma.index(start), min(end - start, filemap.RA_PAGES), 0)
+    readahead.do_page_cache_ra(k, vma.file, vma.index(start), min(end - start, readahead.RA_PAGES), 0)
     return 0
 
 

@@ -27,11 +27,12 @@ from .state import (
 from .traits import CowReuse
 
 SIGBUS, SIGSEGV = 7, 11
+FAULT_RETRY = -1
 
 
 # ---------------------------------------------------------------- faults
-def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
-    """One fault at a permitted address. -> 0 or SIGBUS"""
+def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = False) -> int:
+    """One fault at a permitted address. -> 0, SIGBUS, or what do_fault() says"""
     if vma.flags & VM_HUGETLB:
         return hugetlb.hugetlb_fault(k, vma, addr, write)
     if huge_memory.huge_fault(k, vma, addr, write):
@@ -46,7 +47,7 @@ def handle_mm_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
         if vma.file is None:
             do_anonymous_page(k, vma, addr, write)
             return 0
-        return do_fault(k, vma, addr, write)
+        return do_fault(k, vma, addr, write, may_retry)
     if write and not pte.write:
         do_wp_page(k, vma, addr, pte)
     else:
@@ -74,8 +75,9 @@ def do_anonymous_page(k: Kernel, vma: Vma, addr: int, write: bool) -> None:
         vma.mm.ptes[addr] = Pte(k.zero_page, young=True)
 
 
-def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
-    """Read, private write (copy at once), or shared write of a file's page."""
+def do_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = False) -> int:
+    """Read, private write (copy at once), or shared write of a file's page. -> signal, or FAULT_RETRY where mmap_lock
+    was dropped to read the file and the caller may be told so."""
     if vma.file is not None and vma.file.fs in ("packet", "devmem"):
         return SIGBUS                       # all was mapped at once, and is not brought back
     if not write and not vma.secretmem and filemap.filemap_map_pages(k, vma, addr):
@@ -89,7 +91,7 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool) -> int:
     if page is None:
         return SIGBUS
     if retry:
-        return do_fault(k, vma, addr, write)
+        return FAULT_RETRY if may_retry else do_fault(k, vma, addr, write)
     none = vma.mm.pmd_none(addr)
     if cow_page is not None:
         vma.mm.tables.add(pmd_start(addr))

@@ -2,6 +2,7 @@
 unmapping (KERNEL.md 2.2, 2.3)."""
 from __future__ import annotations
 
+from dataclasses import replace
 from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM
 
 from ..scenario.system import NotSupported
@@ -95,7 +96,7 @@ def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> int:
         return EINVAL
     huge_memory.vma_adjust_trans_huge(k, vma, addr)
     new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,
-              swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
+              ra=replace(vma.ra), swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
     if new_below:
         new.end = addr
     else:
@@ -375,7 +376,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
         if vma.flags & VM_DONTCOPY:
             continue
         new = Vma(child, vma.start, vma.end, vma.flags & ~VM_LOCKED_MASK, vma.pgoff, vma.file, name=vma.name,
-                  swap_readahead=vma.swap_readahead)
+                  ra=replace(vma.ra), swap_readahead=vma.swap_readahead)
         if not vma.flags & VM_WIPEONFORK:
             rmap.anon_vma_fork(new, vma)
         child.vmas.append(new)

@@ -1,6 +1,7 @@
 """mm/mremap.c: resizing and moving. Moved ptes carry no reverse-map change (KERNEL.md 2.3)."""
 from __future__ import annotations
 
+from dataclasses import replace
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from . import gup, huge_memory, mmap, rmap
@@ -184,7 +185,7 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
     if merged is not None:
         return merged
     new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma,
-              swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
+              ra=replace(vma.ra), swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
     rmap.anon_vma_clone(new, vma)
     mm.link(new)
     if new.file is not None:

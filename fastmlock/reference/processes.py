@@ -430,6 +430,8 @@ class Processes:
         swap.lru_add_drain_all(self.k)
         vma = task.mm.lookup(addr >> PAGE_SHIFT)
         pte = task.mm.huge_pmd(addr >> PAGE_SHIFT) or task.mm.ptes.get(addr >> PAGE_SHIFT)
+        if vma is not None and pte is not None and not vma.accessible and self.traits.protnone_hides:
+            return -ENOENT, 0
         if vma is None or (pte is not None and pte.page.zero):
             return -EFAULT, 0
         if vma.secretmem and pte is not None and self.traits.move_pages_efault:

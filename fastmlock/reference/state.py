@@ -201,6 +201,7 @@ class File:
     huge: bool = False                     # tmpfs mounted huge=always
     owner: int | None = None               # of a segment; None is everybody
     reserved: set[int] = field(default_factory=set)     # hugetlb: pages that shared mappings have reserved
+    ra: ReadAhead = field(default_factory=lambda: ReadAhead())      # of the controller's descriptor
     prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
 
     @property
@@ -226,6 +227,16 @@ class HugetlbPool:
 
 
 @dataclass(eq=False, repr=False)
+class ReadAhead:
+    """struct file_ra_state: the window that was read last through one open file, in pages. Its page `async_size` before
+    the end is marked."""
+
+    start: int = 0
+    size: int = 0
+    async_size: int = 0
+
+
+@dataclass(eq=False, repr=False)
 class Vma:
     """vm_area_struct, [start, end) in pages."""
 
@@ -238,6 +249,7 @@ class Vma:
     anon_vma: AnonVma | None = None
     chain: list[AnonVma] = field(default_factory=list)   # every anon_vma it is linked to
     name: str | None = None                              # of the hidden part of a process
+    ra: ReadAhead = field(default_factory=ReadAhead)     # of its open file: each mmap() has one of its own
     swap_readahead: tuple[int, int, int] = (0, 0, 4)     # last address swapped in, window, hits since
     resv: ResvMap | None = None                          # hugetlb: of a private mapping with reservations
     resv_unmapped: bool = False                          # pages were taken from it: no fault brings any back

@@ -5,7 +5,7 @@ from errno import EBUSY, EINVAL, ENOENT, ESRCH
 
 from ..scenario import memcg
 from ..scenario import system as abi
-from ..scenario.system import NotSupported
+from ..scenario.system import FAR, NotSupported
 from . import (
     filemap,
     hotplug,
@@ -121,9 +121,11 @@ class ReferenceSystem(Processes):
     def pread(self, file: int, offset: int, pages: int) -> tuple[int, int]:
         k, backing = self._control(), self._file(file)
         ret = 0
+        if k.traits.read_past_end and not backing.shmem and pages > 0 and offset + pages > backing.size + FAR:
+            raise NotSupported(f"a read more than {FAR} pages behind the end of a disk file, which leaves a page there")
         for index in range(offset, offset + pages):
             ret = PAGE_SIZE if index < backing.size else 0
-            if ret:
+            if ret or (k.traits.read_past_end and not backing.shmem):
                 (shmem.shmem_file_read if backing.shmem else filemap.filemap_read)(k, backing, index)
         return ret, 0
 

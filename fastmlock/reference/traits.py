@@ -78,6 +78,11 @@ class Traits:
     child_runs_first: bool = False          # 6.6 (EEVDF): after fork the child writes before its parent
     memlock_default: int = 8 << 20          # 5.16; 64 KiB before
     smaps_shows_lockonfault: bool = False   # 6.6
+    read_past_end: bool = False             # through 5.10: a read behind the end of a disk file leaves a page there
+    async_readahead: bool = False           # 6.11: a mark starts read-ahead by rules of its own
+    readahead_huge: bool = False            # 5.18: a fault under MADV_HUGEPAGE reads two huge pages' worth of a file
+    exec_readahead: bool = False            # 6.17: a fault of executable memory reads ahead of it within its vma
+    disk_large_folios: bool = False         # 6.16: disk filesystems read ahead in large folios: refused
     pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
     ksm_unshares: bool = False              # 6.2: KSM pages are given up by a fault that writes nothing
     munmap_errors: bool = False             # 6.12: mmap over what cannot be unmapped answers why, not ENOMEM
@@ -110,6 +115,7 @@ class Traits:
     locked_count_clamps: bool = False       # 6.1: locked pages are counted to the last address where a length wraps
     brk_finds_vma: bool = False             # 6.1: brk shrinks nothing where no vma is, and answers the old break
     madvise_eagain: bool = True             # 5.17: advice that would need one vma too many answers EAGAIN
+    protnone_hides: bool = False            # 6.1 to 6.11: looking up a page of PROT_NONE memory finds nothing
     move_pages_efault: bool = True          # not 6.12: anonymous memory that is not there is EFAULT
     gup_populates_stack: bool = True        # to 6.4, not stable 6.1: a locked stack that
                                             # get_user_pages() extends is populated
@@ -131,12 +137,13 @@ def _table() -> dict[str, Traits]:
                    dontunmap_any=False, memlock_default=64 << 10, mremap_positive_efault=False,
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
                    zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False,
-                   secretmem=False, walk_marks_thp=False, partial_dirties=False)
+                   secretmem=False, walk_marks_thp=False, partial_dirties=False,
+                   read_past_end=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False,
-                   hugetlb_dontneed=True)
+                   hugetlb_dontneed=True, readahead_huge=True)
     v61 = replace(v518, name="6.1", release=601, cow_reuse=CowReuse.EXCLUSIVE, madv_collapse=True, collapse_ptes=True,
-                  remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True,
+                  remove_maywrite=True, mremap_positive_efault=False, pread_marks_next=True, protnone_hides=True,
                   brk_finds_vma=True, gup_populates_stack=False, hugetlb_ends_down=True,
                   hugetlb_lazy_fork=True, secretmem_locks=False, locked_count_clamps=True,
                   dontunmap_splits=True)
@@ -145,9 +152,11 @@ def _table() -> dict[str, Traits]:
                    large_folio=True, folio_page_flags=True, split_zeroes=True, retract_all=True,
                    nohuge_no_pmd=True, shmem_swaps_whole=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
+                   async_readahead=True,
                    ksm_unshares=True, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
-                   move_pages_efault=False, hugetlb_restores=True, munmap_errors=True)
+                   move_pages_efault=False, hugetlb_restores=True, munmap_errors=True, protnone_hides=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,
+                   disk_large_folios=True, exec_readahead=True,
                    dirty_ptes=True, mremap_many=True, mremap_checks_first=True, dontunmap_accounts=True,
                    huge_zero_cow=True, pt_reclaim=True, cow_reuse_large=True, collapse_read_only=True,
                    mlock_whole_folio=True, huge_pmd_accessed=True, split_smaller=True,

@@ -197,9 +197,8 @@ class Observer:
 
         The state shown is that of the pfn last seen, even where another page has taken its place since.
         """
-        length = self.system.file_pages(file.id)
         for index in range(max(file.pages, 1) if file.pages >= 0 else 0):
-            if index >= length or not self.system.cached(file.id, index):
+            if not self.system.cached(file.id, index):
                 if self.forget_lost:
                     file.seen.pop(index, None)
                 yield "x", -1, "", -1

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 PAGE_SIZE = 4096
+FAR = 1 << 16
+"""Pages behind the end of a file up to which a read may leave one there."""
 CPU_SWITCH = re.compile(r"/sys/devices/system/cpu/cpu(\d{1,4})/online")
 HEAP = 0x80000000000
 """Byte address where the heap of every process begins."""

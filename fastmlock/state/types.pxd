@@ -275,6 +275,12 @@ cdef struct Leaf:
     uint32_t huge           # head page of the THP that a pmd maps here; the full table spells its 512 pages out
     uint32_t none           # the pmd is none: a huge one was cleared, and no page table has taken its place
 
+# struct file_ra_state: what was read ahead last through one open file, in pages.
+cdef struct Readahead:
+    int64_t start
+    int32_t size
+    int32_t async_size      # so far before the end, the page that starts more carries PG_readahead
+
 cdef struct Vma:
     int64_t start           # vpn
     int64_t end             # vpn, exclusive
@@ -287,6 +293,7 @@ cdef struct Vma:
     uint32_t avc            # first of its anon_vma_chain
     uint32_t next           # by address
     uint32_t prev
+    Readahead ra            # of the file it was made from; each mmap() has one of its own
     uint32_t swap_ra        # where it was last swapped in, and how far that read ahead (mm.swapfile); of huge pages,
                             # which are never swapped: its reservations (mm.hugetlb)
 
@@ -318,6 +325,7 @@ cdef struct Mapping:
     uint8_t huge            # 1 = tmpfs mounted huge=always: a hole becomes a THP where one fits
     uint16_t interleave     # 1 = pages spread over nodes
     uint32_t node
+    Readahead ra            # of the descriptor that reads it
     int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
 
 # One slot of the swap device.
@@ -443,6 +451,11 @@ cdef struct Traits:
     int32_t mremap_looks_first  # 5.16: mremap fails at once where no vma is
     int32_t mremap_many         # 6.17: MREMAP_FIXED moves a range of several vmas
     int32_t merge_unfaulted     # 6.16: a vma without anon_vma takes in one that has a single one
+    int32_t read_past_end       # a read behind the end of a disk file leaves a page there (through 5.10)
+    int32_t async_ra            # read-ahead that a marker starts goes its own way (6.11)
+    int32_t ra_huge             # a fault under MADV_HUGEPAGE reads the file around in huge pages' size (5.18)
+    int32_t ra_exec             # a fault of memory that may be executed reads ahead, not around, within its vma (6.17)
+    int32_t ra_large_folios     # disk filesystems have large folios: read-ahead is no longer by pages (6.16)
     int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
     int32_t child_runs_first    # after a fork the child writes before its parent does (EEVDF, 6.6)
     int32_t write_prefaults     # write() faults its buffer in before it looks the page up (through 6.15)
@@ -478,6 +491,7 @@ cdef struct Traits:
     int32_t locked_count_clamps     # what is locked already is counted up to the last address, where a length wraps (6.1)
     int32_t brk_finds_vma       # brk shrinks nothing where no vma is (6.1)
     int32_t madvise_eagain      # advice that would need one vma too many answers EAGAIN, not ENOMEM (5.17)
+    int32_t protnone_hides      # looking up a page of PROT_NONE memory finds nothing (6.1 to 6.11)
     int32_t move_pages_efault   # move_pages of anonymous memory that is not there answers EFAULT (6.12 not)
     int32_t gup_populates_stack # a stack that get_user_pages extends is populated if it is locked (to 6.4, not stable 6.1)
     int32_t secretmem           # memfd_secret() is there (5.14)
