@@ -50,6 +50,13 @@ def test_a_read_that_follows_nothing_brings_one_page(kernel: str) -> None:
     assert cached("file F ext4 100 sparse\nfread F 50 1\nfread F 20 1\n", kernel) == [[50], [20, 50]]
 
 
+@pytest.mark.parametrize("model", [System, ReferenceSystem])
+def test_the_next_window_may_lie_elsewhere(model: type) -> None:
+    """Through 6.10 the page after the last window starts the next, even if it is itself missing again."""
+    text = "file F ext4 5\nfadvise F 0 0\nfread F 0 2\nfadvise F 0 0\nfread F 4 1\n"
+    assert cached(text, "5.17-rc2", model)[-1] == [4]
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("advice", "pages"), [("normal", range(24, 56)), ("random", range(40, 41)),
                                                ("sequential", range(40, 72))])

@@ -274,6 +274,10 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         f.pc = FT_PAGE_LOCKED
         if lru_cache_add(w, t.cpu, page):
             return call(w, t, f, FT_PAGE_LOCKED, F_PVEC, t.cpu, PVEC_LRU_ADD)
+    if f.pc == FT_READ:
+        pgoff = linear_page_index(v, vpn)
+        if pgoff < w.mappings[v.mapping].size and not find_get_page(w, v.mapping, pgoff):
+            return call(w, t, f, FT_READ, F_READAHEAD, v.mapping, pgoff, 1)     # what was read is elsewhere
     if f.pc == FT_READ and f.c & FAULT_RETRYABLE:
         if f.k:
             free_page(w, t.cpu, f.k)

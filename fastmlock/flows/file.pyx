@@ -59,6 +59,10 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
         if swapped_slot(w, <uint32_t>f.a, f.b + f.i):
             return call(w, t, f, 0, F_SHMEM_SWAPIN, f.a, f.b + f.i)
         page = find_get_page(w, <uint32_t>f.a, f.b + f.i)
+        if not page and f.pc:                   # what was read is elsewhere
+            f.pc = 0
+            return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 1)
+        f.pc = 0
         if not page and not m.shmem:
             window = page_cache_sync_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1, m.prev_pos - 1)
             if f.b + f.i >= m.size:
@@ -69,7 +73,7 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
                 if lru_cache_add(w, t.cpu, page):
                     return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_LRU_ADD)
                 continue
-            return call(w, t, f, 0, F_READAHEAD, f.a, window.first, window.pages, window.mark + 1)
+            return call(w, t, f, 1, F_READAHEAD, f.a, window.first, window.pages, window.mark + 1)
         if page and w.pages[page].flags & PG_readahead:
             w.pages[page].flags &= ~<uint32_t>PG_readahead
             window = page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1)

@@ -103,6 +103,8 @@ def filemap_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
         readahead.page_cache_async_ra(k, file, vma.ra, index, readahead.RA_PAGES)
         return page, True
     readahead.do_sync_mmap_readahead(k, vma, file, index)
+    if index not in file.pages:
+        add_to_page_cache(k, file, index)
     return file.pages[index], True
 
 
@@ -112,7 +114,7 @@ def filemap_read(k: Kernel, file: File, index: int) -> None:
     ra->prev_pos is the end of the last read, a sequential reader marks only its first page."""
     if index not in file.pages:
         readahead.page_cache_sync_ra(k, file, file.ra, index, 1, file.prev_pos)
-        if index >= file.size:                  # through 5.10 that is looked at last
+        if index not in file.pages:             # what was read is elsewhere; or behind the end (through 5.10)
             add_to_page_cache(k, file, index)
     page = file.pages[index]
     if page.readahead:
