@@ -248,7 +248,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if swapped_slot(w, v.mapping, pgoff):
             return call(w, t, f, FT_PAGE, F_SHMEM_SWAPIN, v.mapping, pgoff)
         f.j = find_get_page(w, v.mapping, pgoff)
-        if f.j and not w.mappings[v.mapping].shmem and not v.flags & VM_RAND_READ and test_clear_readahead(w, f.j):
+        if f.j and not w.mappings[v.mapping].shmem and not v.flags & VM_RAND_READ and not f.c & FAULT_TRIED \
+                and test_clear_readahead(w, f.j):
             # the mark starts more read-ahead, for which mmap_lock is dropped: begin again
             window = page_cache_async_ra(w, v.mapping, &v.ra, pgoff, RA_PAGES)
             if in_large_folios(w, v.mapping, &window):
@@ -283,6 +284,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             free_page(w, t.cpu, f.k)
         return ret(t, FAULT_RETRY)
     if f.pc == FT_PAGE_FREE or f.pc == FT_READ:
+        if f.pc == FT_READ:
+            f.c |= FAULT_TRIED          # its mark is left to the next
         if f.k:                         # the page meant for a copy is given back behind the read-ahead
             free_page(w, t.cpu, f.k)
             f.k = 0
@@ -304,7 +307,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if write and not v.flags & VM_SHARED:
             work(w, WK_COPY, 1)
         elif write and not w.mappings[v.mapping].shmem:
-            w.pages[f.j].flags |= PG_dirty      # page_mkwrite
+            folio_mark_dirty(w, f.j)            # page_mkwrite
         return ask(t, f, FT_MAP, REQ_SPIN_LOCK, LK_PTL, f.i)
     if f.pc == FT_MAP:
         if pte_get(w, f.i, entry):
@@ -349,7 +352,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_MAPPED:
         f.j = compound_head(w, f.j)
         if write and v.flags & VM_SHARED:
-            w.pages[f.j].flags |= PG_dirty      # fault_dirty_shared_page
+            folio_mark_dirty(w, f.j)            # fault_dirty_shared_page
         return ask(t, f, FT_PTL_FREE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
     if f.pc == FT_PTL_FREE:
         f.j = compound_head(w, f.j)
@@ -456,7 +459,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == FT_MKWRITE:
         return ask(t, f, FT_MKWRITE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, f.j)
     if f.pc == FT_MKWRITE_LOCKED:
-        w.pages[f.j].flags |= PG_dirty
+        folio_mark_dirty(w, f.j)
         pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
         return ask(t, f, FT_PUT, REQ_UNLOCK_PAGE, LK_PAGE, f.j)
     return ret(t, 0)

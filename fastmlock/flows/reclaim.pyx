@@ -250,6 +250,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
             if p.refcount == 1:
                 return ask(t, f, SH_FREED, REQ_UNLOCK_PAGE, LK_PAGE, page)
         elif p.flags & PG_dirty and not p.flags & PG_swapbacked:        # a disk file's: not written here
+            p.flags |= PG_readahead                                     # PG_reclaim, the same bit
             f.pc = SH_ACTIVATE
         elif p.refcount == 2 and (p.mapping or p.flags & PG_swapcache):     # the cache's and ours alone
             if not p.flags & PG_dirty or writepage(w, t.cpu, page):

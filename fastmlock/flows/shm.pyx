@@ -170,7 +170,7 @@ cdef int vfs_fsync_range(World *w, Task *t, Frame *f) noexcept nogil:
                 return call(w, t, f, FS_DONE, F_DRAIN, t.cpu)
             return ret(t, 0)
         if f.pc == FS_LOCKED:
-            w.pages[page].flags &= ~<uint32_t>PG_dirty
+            w.pages[page].flags &= ~<uint32_t>(PG_dirty | PG_readahead)
             return ask(t, f, FS_WALK, REQ_DOWN_READ, LK_I_MMAP, <uint32_t>f.a)
         if f.pc == FS_WALK:
             while rmap_next(w, page, PTE_PRESENT, page, &f.i, &vpn, &f.j):

@@ -110,7 +110,7 @@ cdef int zap_page_range(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = ZP_ACCESSED
             if not w.pages[f.j].flags & PG_anon:
                 if pte & PTE_DIRTY:
-                    w.pages[compound_head(w, f.j)].flags |= PG_dirty
+                    folio_mark_dirty(w, compound_head(w, f.j))
                     f.k |= FLUSH_NOW        # before the page can be cleaned and written by somebody else
                     if w.tr.delayed_rmap:
                         f.pc = ZP_GATHER_DELAYED

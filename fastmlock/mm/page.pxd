@@ -44,6 +44,11 @@ cdef inline bint test_clear(World *w, uint32_t page, uint32_t flag) noexcept nog
     return was
 
 
+cdef inline void folio_mark_dirty(World *w, uint32_t page) noexcept nogil:
+    """Written by a process. PG_readahead is PG_reclaim too, which is of no earlier write-back's use from now on."""
+    w.pages[page].flags = w.pages[page].flags & ~<uint32_t>PG_readahead | PG_dirty
+
+
 cdef inline bint trylock_page(World *w, uint32_t page) noexcept nogil:
     return not test_set(w, page, PG_locked)
 

@@ -89,14 +89,14 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
     return addr in vma.mm.ptes
 
 
-def filemap_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
+def filemap_fault(k: Kernel, vma: Vma, index: int, tried: bool) -> tuple[Page | None, bool]:
     """-> (the page or None beyond the end, whether the fault is to be retried because mmap_lock was dropped)"""
     file = vma.file
     assert file is not None
     if index >= file.size:
         return None, False
     page = file.pages.get(index)
-    if page is not None and (not page.readahead or vma.flags & VM_RAND_READ):
+    if page is not None and (not page.readahead or tried or vma.flags & VM_RAND_READ):
         return page, False
     if page is not None:
         page.readahead = False
@@ -127,6 +127,11 @@ def filemap_read(k: Kernel, file: File, index: int) -> None:
     file.prev_pos = index if k.traits.pread_marks_next else index + 1
 
 
+def folio_mark_dirty(page: Page) -> None:
+    """Written by a process. PG_readahead is PG_reclaim too, which a page that is dirtied again loses."""
+    page.dirty, page.readahead = True, False
+
+
 def generic_perform_write(k: Kernel, file: File, index: int) -> None:
     """pwrite of one page of a disk file: found or made, and dirtied; a write is no access."""
     page = file.pages.get(index) or add_to_page_cache(k, file, index)
@@ -140,7 +145,7 @@ def vfs_fsync_range(k: Kernel, file: File, first: int, end: int) -> None:
     dirty = [file.pages[index] for index in sorted(file.pages) if first <= index < end and file.pages[index].dirty]
     for page in dirty:
         swap.get_page(page)
-        page.dirty = False
+        page.dirty = page.readahead = False
         for vma, addr in rmap.rmap_walk(page):
             pte = rmap.page_vma_mapped_walk(page, vma, addr)
             if pte is not None and not vma.private:

@@ -75,7 +75,7 @@ def do_anonymous_page(k: Kernel, vma: Vma, addr: int, write: bool) -> None:
         vma.mm.ptes[addr] = Pte(k.zero_page, young=True)
 
 
-def do_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = False) -> int:
+def do_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = False, tried: bool = False) -> int:
     """Read, private write (copy at once), or shared write of a file's page. -> signal, or FAULT_RETRY where mmap_lock
     was dropped to read the file and the caller may be told so."""
     if vma.file is not None and vma.file.fs in ("packet", "devmem"):
@@ -85,13 +85,13 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = Fals
     if write and vma.private:
         rmap.anon_vma_prepare(vma)          # do_cow_fault: even if there turns out to be no page
     cow_page = k.alloc_page() if write and vma.private else None        # before the file's page is looked for
-    page, retry = _vma_fault(k, vma, vma.index(addr))
+    page, retry = _vma_fault(k, vma, vma.index(addr), tried)
     if cow_page is not None and (page is None or retry):
         k.free_page(cow_page)
     if page is None:
         return SIGBUS
     if retry:
-        return FAULT_RETRY if may_retry else do_fault(k, vma, addr, write)
+        return FAULT_RETRY if may_retry else do_fault(k, vma, addr, write, tried=True)
     none = vma.mm.pmd_none(addr)
     if cow_page is not None:
         vma.mm.tables.add(pmd_start(addr))
@@ -104,15 +104,15 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = Fals
         vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write or born_dirty)
         rmap.page_add_file_rmap(k, page, vma)
     if write:
-        page.folio.dirty = True
+        filemap.folio_mark_dirty(page.folio)
     return 0
 
 
-def _vma_fault(k: Kernel, vma: Vma, index: int) -> tuple[Page | None, bool]:
+def _vma_fault(k: Kernel, vma: Vma, index: int, tried: bool) -> tuple[Page | None, bool]:
     assert vma.file is not None
     if vma.file.shmem:
         return shmem.shmem_getpage(k, vma.file, index, huge=not vma.flags & VM_NOHUGEPAGE), False
-    return filemap.filemap_fault(k, vma, index)
+    return filemap.filemap_fault(k, vma, index, tried)
 
 
 # ---------------------------------------------------------------- copy-on-write
@@ -121,7 +121,7 @@ def do_wp_page(k: Kernel, vma: Vma, addr: int, pte: Pte) -> None:
     page = pte.page
     if not vma.private:
         pte.write = pte.young = pte.dirty = True
-        page.folio.dirty = True
+        filemap.folio_mark_dirty(page.folio)
     elif page.anon and page.ksm is None and _can_reuse(k, vma, page):
         page.exclusive = True
         pte.write = pte.young = pte.dirty = True
@@ -263,7 +263,8 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
         delay = False
         if not page.anon:
             if pte.dirty:
-                page.folio.dirty = force_flush = True
+                filemap.folio_mark_dirty(page.folio)
+                force_flush = True
                 delay = k.traits.delayed_rmap
             young = pte.young
             if k.traits.large_folio and page.compound:

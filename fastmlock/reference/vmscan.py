@@ -40,6 +40,7 @@ def shrink_page(k: Kernel, page: Page, pages: list[Page], *, ask: bool = False, 
         page.unevictable = False
         return True
     if page.dirty and not page.swapbacked:                   # a disk file's: not ours to write
+        page.readahead = True                                # PG_reclaim, the same bit
         return _activate_locked(k, page)
     if page.refcount != 2 or (page.mapping is None and page.swap is None):     # the cache's and the isolation's
         return False
