@@ -11,8 +11,7 @@ from fastmlock.reference import ReferenceSystem
 from fastmlock.scenario import conformance, recordings
 from fastmlock.system import System
 
-HOST_MKCLEAN = "fadvise(DONTNEED) writes a mapped page but leaves its entries writable: the next write is not noticed"
-ZERO_PAGE = "PG_referenced of the one zero page of a shared machine"
+HOST_ZERO_PAGE = "PG_referenced of the one zero page of a shared machine"
 REFAULT = "refault distance against the machine's own active file pages"
 OWN_TEXT = "how far the machine had used the recorder's program file"
 OWN_MEMORY = "one of the recorder's own pages"
@@ -26,7 +25,6 @@ EXPLAINED: dict[tuple[str, str], tuple[set[int], set[int], str]] = {
     ("6.12", "s31o1_swapoff"): (set(), {8, 9}, REFAULT),
     ("5.10", "s31j_memory_high"): ({28}, set(), OWN_MEMORY),
     **{(kernel, "s31r20"): (set(), set(range(26, 31)), ZERO_PAGE) for kernel in ("6.1", "6.12")},
-    **{(kernel, "d150"): (set(), {91, 92}, MKCLEAN) for kernel in ("5.10", "6.1", "6.12")},
     ("host-6.18", "s10_onfault"): (set(), set(range(22, 28)), HOST_ZERO_PAGE),
     ("host-6.18", "s16_madvise_locked"): (set(), set(range(42, 46)), HOST_ZERO_PAGE),
 }

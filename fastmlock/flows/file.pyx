@@ -284,6 +284,7 @@ cdef enum:
     IV_DRAINED = 3
     IV_RELEASED = 4
     IV_DRAINED_ALL = 5
+    IV_WRITTEN = 6
 
 
 cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
@@ -300,13 +301,10 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
         if f.d and m.shmem:
             return sysret(t, 0, 0)              # no backing device: nothing can be dropped
         f.pc = IV_GATHER
-        if f.d:
-            for f.i in range(<int>f.b, <int>min(f.c, m.size)):
-                page = find_get_page(w, <uint32_t>f.a, f.i)
-                if page:
-                    w.pages[page].flags &= ~<uint32_t>PG_dirty     # written back first
-            f.i = 0
-            return call(w, t, f, IV_GATHER, F_DRAIN, t.cpu)
+        if f.d:                                 # written back first
+            return call(w, t, f, IV_WRITTEN, F_FSYNC, f.a, f.b, min(f.c, m.size))
+    if f.pc == IV_WRITTEN:
+        return call(w, t, f, IV_GATHER, F_DRAIN, t.cpu)
     while True:
         if f.pc == IV_GATHER:
             pagevec_lookup(w, f, pv, end, False)

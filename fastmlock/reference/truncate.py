@@ -98,9 +98,7 @@ def fadvise_dontneed(k: Kernel, file: File, first: int, last: int) -> None:
     may be in another cpu's batch: drain all and try again."""
     if file.shmem:
         return
-    for index in range(first, min(last, file.size - 1) + 1):
-        if index in file.pages:
-            file.pages[index].dirty = False
+    filemap.vfs_fsync_range(k, file, first, min(last, file.size - 1) + 1)
     swap.lru_add_drain(k)
     if invalidate_mapping_pages(k, file, first, last):
         swap.lru_add_drain_all(k)
