@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlock.machine.callstack import RUNNING, STATES, Stack
 from fastmlock.machine.profiler import Profiler
-from fastmlock.studies.report import duration
+from fastmlock.studies.report import duration, save
 
 TRACE_TASKS = 64                #: tasks that a trace shows, evenly picked; its counters are of all
 _COLOURS = ("#4c8fbd", "#d9534f", "#e8a33d", "#9a9a9a")         # by state
@@ -156,12 +156,7 @@ def draw(profiles: Sequence[Profile], path: str) -> str:
             _flames(axes, mine, {stack.frames: stack.state for stack in profile.stacks})
     figure.legend(handles=[Patch(color=colour, label=name) for colour, name in zip(_COLOURS, STATES)],
                   loc="outside lower center", ncols=len(STATES), fontsize=8, frameon=False)
-    unfinished = f"{path}.unfinished"
-    figure.savefig(unfinished, format=os.path.splitext(path)[1][1:] or "png", dpi=110,
-                   metadata={"Software": None} if path.endswith(".png") else None)
-    plt.close(figure)
-    os.replace(unfinished, path)
-    return path
+    return save(figure, path)
 
 
 def _flames(axes: Any, folded: Mapping[tuple[str, ...], int], states: Mapping[tuple[str, ...], int]) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 from fastmlock import __version__
 from fastmlock.studies.storm import DOING, Storm, StormResult
@@ -158,6 +158,18 @@ def write(records: Sequence[Record], folder: str, name: str) -> list[str]:
     return paths
 
 
+def save(figure: Any, path: str) -> str:
+    """A picture in the format that its name ends in, the same bytes each time, complete or not at all. -> the path"""
+    from matplotlib import pyplot as plt
+
+    unfinished = f"{path}.unfinished"
+    figure.savefig(unfinished, format=os.path.splitext(path)[1][1:] or "png", dpi=110,
+                   metadata={"Software": None} if path.endswith(".png") else None)
+    plt.close(figure)
+    os.replace(unfinished, path)
+    return path
+
+
 def draw(results: Sequence[StormResult], path: str) -> str:
     """The curve: how long a process's exit takes, and how many VMAs the walks visited, over what grew. -> the path"""
     import matplotlib
@@ -182,9 +194,4 @@ def draw(results: Sequence[StormResult], path: str) -> str:
         axes.grid(True, which="both", alpha=0.25)
         axes.legend()
     figure.suptitle(title(results[-1].storm, name).replace("; ", "\n"), fontsize=10)
-    unfinished = f"{path}.unfinished"
-    figure.savefig(unfinished, format=os.path.splitext(path)[1][1:] or "png", dpi=110,
-                   metadata={"Software": None} if path.endswith(".png") else None)
-    plt.close(figure)
-    os.replace(unfinished, path)
-    return path
+    return save(figure, path)
