@@ -1,12 +1,10 @@
 """The machine as a whole: determinism, scheduling, accounting, checkpoints, watchdogs."""
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from fastmlock import kernels
 from fastmlock.machine.bare import bare_loop
-from fastmlock.machine.callstack import rows
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.layout import REPORTS
 from fastmlock.machine.loops import loop_machine, start_loop
@@ -186,7 +184,7 @@ def test_a_writer_kept_waiting_becomes_a_hung_task():
     machine.run(until_ns=241 * S)
     assert kinds(machine) == ["hung task"]
     report = machine.reports[0]
-    assert (report["callstack"] == rows(machine, np.array([2]))[0]).all()
+    assert (report["callstack"] == machine.callstacks([2])[0]).all()
     assert report["time_ns"] == 240 * S and report["task"] == 2 and report["cpu"] == 1
     assert (report["lock_class"], report["lock_obj"], report["write"]) == (K.LK_TEST_RWSEM, 0, 1)
     assert report["since_ns"] == pytest.approx(1 * MS, rel=0.1)

@@ -5,12 +5,13 @@ The specification, section 2.4. The caller holds mmap_lock for read. The answer 
 """
 from fastmlock.flows.frame cimport *
 from fastmlock.flows.mlock cimport lru_cache_add_inactive_or_unevictable, mlock_page
+from fastmlock.flows.readahead cimport read_window
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.mlock cimport vma_counts_mlock
 from fastmlock.mm.pgtable cimport *
-from fastmlock.mm.readahead cimport RA_PAGES, Window, in_large_folios, mmap_readahead, page_cache_async_ra
+from fastmlock.mm.readahead cimport RA_PAGES, mmap_readahead, page_cache_async_ra
 from fastmlock.mm.rmap cimport *
 from fastmlock.mm.thp cimport covers_pmd, huge_start, thp_allowed, thp_total_mapcount
 from fastmlock.mm.swapfile cimport free_swap_cache, try_to_free_swap
@@ -30,7 +31,6 @@ cdef enum:
     FT_MAPPED = 9
     FT_PTL_FREE = 10
     FT_PAGE_FREE = 11
-    FT_READ = 33
     FT_COW_SET = 12
     FT_WP = 13
     FT_WP_DRAINED = 14
@@ -52,6 +52,7 @@ cdef enum:
     FT_PMD_AROUND = 30
     FT_PMD = 31
     FT_PTE = 32
+    FT_READ = 33
 
 
 cdef inline int base_prot(World *w, Vma *v, uint32_t page) noexcept nogil:
@@ -115,7 +116,6 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t first, last
     cdef int called
     cdef bint write = (f.c & FAULT_WRITE) != 0
-    cdef Window window
 
     if f.pc == FT_HUGE:
         if t.res:
@@ -251,18 +251,12 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j and not w.mappings[v.mapping].shmem and not v.flags & VM_RAND_READ and not f.c & FAULT_TRIED \
                 and test_clear_readahead(w, f.j):
             # the mark starts more read-ahead, for which mmap_lock is dropped: begin again
-            window = page_cache_async_ra(w, v.mapping, &v.ra, pgoff, RA_PAGES)
-            if in_large_folios(w, v.mapping, &window):
-                return unsupported(w, F_READAHEAD)
-            return call(w, t, f, FT_READ, F_READAHEAD, v.mapping, window.first, window.pages, window.mark + 1)
+            return read_window(w, t, f, FT_READ, v.mapping, page_cache_async_ra(w, v.mapping, &v.ra, pgoff, RA_PAGES))
         if f.j:
             get_page(w, compound_head(w, f.j))
             return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, compound_head(w, f.j))
         if not w.mappings[v.mapping].shmem:
-            window = mmap_readahead(w, v, pgoff)
-            if v.flags & VM_HUGEPAGE and in_large_folios(w, v.mapping, &window):
-                return unsupported(w, F_READAHEAD)
-            return call(w, t, f, FT_READ, F_READAHEAD, v.mapping, window.first, window.pages, window.mark + 1)
+            return read_window(w, t, f, FT_READ, v.mapping, mmap_readahead(w, v, pgoff))
         if not v.flags & VM_NOHUGEPAGE and huge_hole(w, v.mapping, pgoff):
             page = shmem_alloc_huge(w, t, v.mapping, pgoff)
             f.j = find_get_page(w, v.mapping, pgoff)
@@ -279,16 +273,14 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         pgoff = linear_page_index(v, vpn)
         if pgoff < w.mappings[v.mapping].size and not find_get_page(w, v.mapping, pgoff):
             return call(w, t, f, FT_READ, F_READAHEAD, v.mapping, pgoff, 1)     # what was read is elsewhere
-    if f.pc == FT_READ and f.c & FAULT_RETRYABLE:
-        if f.k:
-            free_page(w, t.cpu, f.k)
-        return ret(t, FAULT_RETRY)
-    if f.pc == FT_PAGE_FREE or f.pc == FT_READ:
-        if f.pc == FT_READ:
-            f.c |= FAULT_TRIED          # its mark is left to the next
+        f.c |= FAULT_TRIED              # its mark is left to the next
+        f.pc = FT_PAGE_FREE
+    if f.pc == FT_PAGE_FREE:
         if f.k:                         # the page meant for a copy is given back behind the read-ahead
             free_page(w, t.cpu, f.k)
             f.k = 0
+        if f.c & FAULT_TRIED and f.c & FAULT_RETRYABLE:
+            return ret(t, FAULT_RETRY)
         f.pc = FT_BEGIN                 # the pages are there now: look again, from the start
         f.j = 0
         return REQ_NONE

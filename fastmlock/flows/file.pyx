@@ -4,11 +4,12 @@
 The specification, section 2.8, and the recordings.
 """
 from fastmlock.flows.frame cimport *
+from fastmlock.flows.readahead cimport read_window
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
 from fastmlock.mm.interval_tree cimport tree_next_overlap
 from fastmlock.mm.lru cimport *
-from fastmlock.mm.readahead cimport Window, in_large_folios, page_cache_async_ra, page_cache_sync_ra
+from fastmlock.mm.readahead cimport Window, page_cache_async_ra, page_cache_sync_ra
 from fastmlock.mm.swapfile cimport free_swap_and_cache
 from fastmlock.mm.vma cimport vma_pages
 
@@ -73,13 +74,10 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
                 if lru_cache_add(w, t.cpu, page):
                     return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_LRU_ADD)
                 continue
-            return call(w, t, f, 1, F_READAHEAD, f.a, window.first, window.pages, window.mark + 1)
+            return read_window(w, t, f, 1, <uint32_t>f.a, window)
         if page and w.pages[page].flags & PG_readahead:
             w.pages[page].flags &= ~<uint32_t>PG_readahead
-            window = page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1)
-            if in_large_folios(w, <uint32_t>f.a, &window):
-                return unsupported(w, F_READAHEAD)
-            return call(w, t, f, 0, F_READAHEAD, f.a, window.first, window.pages, window.mark + 1)
+            return read_window(w, t, f, 0, <uint32_t>f.a, page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1))
         f.i += 1
         if not page or f.b + f.i > m.size:
             continue

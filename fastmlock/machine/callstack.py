@@ -1,29 +1,26 @@
 """What a task is doing, as the stack that the kernel would show: its flows, and what it does about a lock.
 
-A row is what that follows from, int32[FLOWS_MAX + 6]: numbers of the task's flows, outermost first, -1 behind the last;
-then FIELDS of its machine's record and its request. A batch's flow carries the kind of batch as well.
+A row is what that follows from (`Machine.callstacks`, and the watchdogs' reports): int32[CALLSTACK], the numbers of the
+task's flows, outermost first, -1 behind the last; then state, phase, class of the lock it waits for, whether to write,
+whether it waits still, and its request. A batch's flow carries the kind of batch as well.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastmlock.flows.ids import FLOWS, SYMBOLS
+from fastmlock.flows.ids import SYMBOLS
 from fastmlock.machine.layout import ENUMS
 from fastmlock.state.layout import ENUMS as WORLD_ENUMS
 from fastmlock.state.layout import STRUCTS, K
-
-if TYPE_CHECKING:
-    from fastmlock.machine.machine import Machine
 
 #: what a task can be at: on its CPU, on it and waiting, off it, off it and ready
 STATES = ("running", "spinning", "asleep", "waiting for a CPU")
 RUNNING, SPINNING, ASLEEP, READY = range(4)
 
-FIELDS = ("state", "phase", "wait_class", "wait_write", "waiting")
 FLOWS_MAX = STRUCTS["Task"]["stack"].shape[0]
+WAIT_CLASS = FLOWS_MAX + 2              #: where in a row that is
 
 _PHASE, _TASK = ENUMS["Phase"], ENUMS["TaskState"]
 _BATCHES = {K.PVEC_LRU_ADD: "__pagevec_lru_add", K.PVEC_MLOCK: "mlock_pagevec"}
@@ -51,15 +48,6 @@ class Stack:
 
     frames: tuple[str, ...]
     state: int                          #: index of STATES
-
-
-def rows(machine: Machine, tasks: np.ndarray) -> np.ndarray:
-    """int32[tasks, FLOWS_MAX + 6]: the rows of the tasks with these numbers."""
-    records, state = machine.tasks, machine.world.arrays["tasks"]
-    flows, kinds = state["stack"]["fn"][tasks].astype(np.int32), state["stack"]["b"][tasks]
-    flows[np.arange(FLOWS_MAX) > state["depth"][tasks, None]] = -1
-    flows += np.where(flows == FLOWS["F_PVEC"], ENUMS["Callstack"]["BATCH_KIND"] * (1 + kinds), 0).astype(np.int32)
-    return np.column_stack([flows, *(records[name][tasks] for name in FIELDS), state["req"][tasks]])
 
 
 def stack(row: np.ndarray, lock: str) -> Stack:

@@ -19,6 +19,7 @@ from fastmlock.machine.engine cimport engine_run
 from fastmlock.machine.queue cimport LEAST_WIDTH
 from fastmlock.machine.sched cimport sched_start
 from fastmlock.machine.types cimport *
+from fastmlock.machine.watchdog cimport callstack
 from fastmlock.state.types cimport (ERR_DEADLOCK, LK_ANON_VMA, LK_I_MMAP, LK_LRU, LK_MMAP, LK_PTL,
                                     LK_TEST_RWSEM, LK_TEST_SPIN, NR_LOCK_CLASSES, NR_WORK, TOUCH_MAX)
 from fastmlock.state.world cimport WorldHandle
@@ -308,6 +309,19 @@ cdef class Machine:
     def reports(self):
         """What the watchdogs reported, in order, not copied; `kind` indexes REPORTS."""
         return self.arrays["reports"][:self.m.clock.nr_reports]
+
+    def callstacks(self, tasks):
+        """int32[len(tasks), CALLSTACK]: what the tasks of these numbers are doing, as rows of
+        fastmlock.machine.callstack. Raises ValueError where there is no such task."""
+        cdef int64_t[::1] which = np.ascontiguousarray(tasks, np.int64)
+        out = np.empty((len(which), CALLSTACK), np.int32)
+        cdef int32_t[:, ::1] rows = out
+        cdef Py_ssize_t i
+        for i in range(which.shape[0]):
+            if not 0 <= which[i] < self.m.nr_tasks:
+                raise ValueError(f"no task {which[i]}")
+            callstack(&self.m, <int>which[i], &rows[i, 0])
+        return out
 
     def end_ns(self):
         """The latest time up to which some CPU's time is known, ns."""

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastmlock.machine.callstack import FIELDS, FLOWS_MAX, RUNNING, Stack, rows, stack
+from fastmlock.machine.callstack import RUNNING, WAIT_CLASS, Stack, stack
 from fastmlock.machine.layout import ENUMS
 from fastmlock.machine.machine import LOCK_CLASSES
 
 if TYPE_CHECKING:
     from fastmlock.machine.machine import Machine
 
-_WAIT_CLASS = FLOWS_MAX + FIELDS.index("wait_class")
 _LIVE = [ENUMS["TaskState"][name] for name in ("TASK_RUNNABLE", "TASK_RUNNING", "TASK_UNINTERRUPTIBLE")]
 
 
@@ -103,7 +102,7 @@ class Profiler:
         """int32[tasks]: what each is at, as indexes of `stacks`."""
         records = self.machine.tasks
         live = np.flatnonzero(np.isin(records["state"], _LIVE) & (records["start_ns"] < at_ns))
-        found = rows(self.machine, live)
+        found = self.machine.callstacks(live)
         data, size = found.tobytes(), found.itemsize * found.shape[1]
         keys = [data[begin:begin + size] for begin in range(0, len(data), size)]
         for key in dict.fromkeys(keys):
@@ -114,7 +113,7 @@ class Profiler:
         return numbers
 
     def _number(self, row: np.ndarray) -> int:
-        at = stack(row, f" [{LOCK_CLASSES[row[_WAIT_CLASS]]}]")
+        at = stack(row, f" [{LOCK_CLASSES[row[WAIT_CLASS]]}]")
         if at not in self._known:
             self._known[at] = len(self.stacks)
             self.stacks.append(at)

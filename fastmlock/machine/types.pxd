@@ -190,6 +190,7 @@ cdef struct LockStat:
     int64_t holdtime_total
 
 cdef enum Callstack:
+    CALLSTACK = 22
     BATCH_KIND = 4096           # of F_PVEC's number in a callstack: so much for each kind of batch, from 1
 
 cdef enum ReportKind:
@@ -206,7 +207,7 @@ cdef struct Report:
     int32_t lock_class          # -1: waits for no lock
     uint32_t lock_obj
     int32_t write
-    int32_t callstack[22]       # what the task was doing: a row of fastmlock.machine.callstack
+    int32_t callstack[22]       # what the task was doing (CALLSTACK): a row of fastmlock.machine.callstack
 
 cdef struct Costs:
     int64_t work_ps[17]         # picoseconds per unit of each Work kind

@@ -17,11 +17,27 @@ cdef enum:
     HUNG_REPORTS = 10       # sysctl_hung_task_warnings
 
 
+cdef void callstack(Mach *m, int task, int32_t *row) noexcept nogil:
+    """What the task is doing: a row of fastmlock.machine.callstack."""
+    cdef TaskRec *r = &m.tasks[task]
+    cdef Task *t = &m.w.tasks[task]
+    cdef int i
+    for i in range(FRAMES):
+        row[i] = t.stack[i].fn if i <= t.depth else -1
+        if row[i] == F_PVEC:
+            row[i] += BATCH_KIND * (1 + <int32_t> t.stack[i].b)
+    row[FRAMES] = r.state
+    row[FRAMES + 1] = r.phase
+    row[FRAMES + 2] = r.wait_class
+    row[FRAMES + 3] = r.wait_write
+    row[FRAMES + 4] = r.waiting
+    row[FRAMES + 5] = t.req
+
+
 cdef void report(Mach *m, int kind, int task, int64_t t_ns, int64_t since_ns) noexcept nogil:
     cdef TaskRec *r = &m.tasks[task]
     cdef Task *t = &m.w.tasks[task]
     cdef Report *out
-    cdef int i
     if m.clock.nr_reports >= MAX_REPORTS:
         return
     out = &m.reports[m.clock.nr_reports]
@@ -34,16 +50,7 @@ cdef void report(Mach *m, int kind, int task, int64_t t_ns, int64_t since_ns) no
     out.lock_class = r.wait_class if r.waiting else -1
     out.lock_obj = r.wait_obj if r.waiting else 0
     out.write = r.wait_write if r.waiting else 0
-    for i in range(FRAMES):
-        out.callstack[i] = t.stack[i].fn if i <= t.depth else -1
-        if out.callstack[i] == F_PVEC:
-            out.callstack[i] += BATCH_KIND * (1 + <int32_t> t.stack[i].b)
-    out.callstack[FRAMES] = r.state
-    out.callstack[FRAMES + 1] = r.phase
-    out.callstack[FRAMES + 2] = r.wait_class
-    out.callstack[FRAMES + 3] = r.wait_write
-    out.callstack[FRAMES + 4] = r.waiting
-    out.callstack[FRAMES + 5] = t.req
+    callstack(m, task, out.callstack)
 
 
 cdef void check_cpus(Mach *m, int64_t t_ns) noexcept nogil:

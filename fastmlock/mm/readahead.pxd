@@ -10,12 +10,9 @@ cdef struct Window:
     int64_t first
     int64_t pages
     int64_t mark
+    bint large_folios       # in large folios, which the model has not
 
-cdef Window single_page(int64_t index) noexcept nogil
 cdef Window page_cache_sync_ra(World *w, uint32_t mapping, Readahead *ra, int64_t index, int wanted,
                                int64_t previous) noexcept nogil
 cdef Window page_cache_async_ra(World *w, uint32_t mapping, Readahead *ra, int64_t index, int wanted) noexcept nogil
 cdef Window mmap_readahead(World *w, Vma *v, int64_t index) noexcept nogil
-
-# does it need what the model has not?
-cdef bint in_large_folios(World *w, uint32_t mapping, Window *window) noexcept nogil

@@ -5,15 +5,7 @@ Each open file has a state of its own (Readahead). A page of the window is marke
 """
 from libc.stdint cimport int32_t
 from fastmlock.mm.filemap cimport find_get_page
-from fastmlock.state.types cimport VM_EXEC, VM_HUGEPAGE, VM_RAND_READ, VM_SEQ_READ
-
-cdef enum:
-    HUGE_PAGES = 512
-
-
-cdef inline bint cached(World *w, uint32_t mapping, int64_t index) noexcept nogil:
-    return find_get_page(w, mapping, index) != 0
-
+from fastmlock.state.types cimport THP_PAGES, VM_EXEC, VM_HUGEPAGE, VM_RAND_READ, VM_SEQ_READ
 
 cdef inline int first_size(int wanted) noexcept nogil:
     """get_init_ra_size(): four times what is wanted at first, or twice, or all."""
@@ -35,7 +27,7 @@ cdef inline int next_size(int size) noexcept nogil:
 cdef inline int64_t history(World *w, uint32_t mapping, int64_t index) noexcept nogil:
     """How many pages right before this one are cached, up to what is read ahead at most."""
     cdef int64_t n = 0
-    while n < RA_PAGES and n < index and cached(w, mapping, index - n - 1):
+    while n < RA_PAGES and n < index and find_get_page(w, mapping, index - n - 1):
         n += 1
     return n
 
@@ -46,16 +38,21 @@ cdef Window clipped(World *w, uint32_t mapping, int64_t first, int64_t pages, in
     cdef Window out
     out.first = first
     out.pages = max(min(pages, w.mappings[mapping].size - first), 0)
+    out.large_folios = False
     out.mark = first + (pages if w.tr.ra_large_folios else out.pages) - lookahead if lookahead else -1
     return out
 
 
-cdef Window single_page(int64_t index) noexcept nogil:
-    cdef Window out
-    out.first = index
-    out.pages = 1
-    out.mark = -1
-    return out
+cdef Window by_order(World *w, uint32_t mapping, Window window) noexcept nogil:
+    """page_cache_ra_order(): where the filesystem has large folios, what is missing of more than a page is read in
+    them."""
+    cdef int64_t i
+    if w.tr.ra_large_folios and window.pages > 1:
+        for i in range(window.first, window.first + window.pages):
+            if not find_get_page(w, mapping, i):
+                window.large_folios = True
+                break
+    return window
 
 
 cdef Window submit(World *w, uint32_t mapping, Readahead *ra, int64_t index) noexcept nogil:
@@ -112,17 +109,17 @@ cdef Window page_cache_async_ra(World *w, uint32_t mapping, Readahead *ra, int64
     it begins the next."""
     cdef int64_t end = index + 1
     if not index and not w.tr.async_ra:
-        return begin(w, mapping, ra, index, wanted)
+        return by_order(w, mapping, begin(w, mapping, ra, index, wanted))
     if index == ra.start + ra.size - ra.async_size or index == ra.start + ra.size and not w.tr.async_ra:
-        return go_on(w, mapping, ra, index)
-    while cached(w, mapping, end):
+        return by_order(w, mapping, go_on(w, mapping, ra, index))
+    while find_get_page(w, mapping, end):
         end += 1
         if end - index > RA_PAGES:
             return clipped(w, mapping, end, 0, 0)
     ra.start = end
     ra.size = next_size(<int>(end - index) + wanted)
     ra.async_size = ra.size
-    return submit(w, mapping, ra, index)
+    return by_order(w, mapping, submit(w, mapping, ra, index))
 
 
 cdef Window mmap_readahead(World *w, Vma *v, int64_t index) noexcept nogil:
@@ -130,11 +127,11 @@ cdef Window mmap_readahead(World *w, Vma *v, int64_t index) noexcept nogil:
     ahead of it, of MADV_RANDOM memory the page alone."""
     cdef int64_t end = v.pgoff + (v.end - v.start)
     if w.tr.ra_huge and v.flags & VM_HUGEPAGE:
-        v.ra.size = HUGE_PAGES if v.flags & VM_RAND_READ else 2 * HUGE_PAGES
-        v.ra.async_size = HUGE_PAGES
-        return clipped(w, v.mapping, index & ~<int64_t>(HUGE_PAGES - 1), v.ra.size, HUGE_PAGES)
+        v.ra.size = THP_PAGES if v.flags & VM_RAND_READ else 2 * THP_PAGES
+        v.ra.async_size = THP_PAGES
+        return by_order(w, v.mapping, clipped(w, v.mapping, index & ~<int64_t>(THP_PAGES - 1), v.ra.size, THP_PAGES))
     if v.flags & VM_RAND_READ:
-        return single_page(index)
+        return clipped(w, v.mapping, index, 1, 0)
     if v.flags & VM_SEQ_READ:
         return page_cache_sync_ra(w, v.mapping, &v.ra, index, RA_PAGES, -1)
     if w.tr.ra_exec and v.flags & VM_EXEC:
@@ -147,13 +144,3 @@ cdef Window mmap_readahead(World *w, Vma *v, int64_t index) noexcept nogil:
         v.ra.async_size = RA_PAGES // 4
     return clipped(w, v.mapping, v.ra.start, v.ra.size, v.ra.async_size)
 
-
-cdef bint in_large_folios(World *w, uint32_t mapping, Window *window) noexcept nogil:
-    """Where the filesystem has them, a stream's second window and what MADV_HUGEPAGE reads are no single pages."""
-    cdef int64_t i
-    if not w.tr.ra_large_folios or window.pages < 2:
-        return False
-    for i in range(window.first, window.first + window.pages):
-        if not cached(w, mapping, i):
-            return True
-    return False

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastmlock.machine.costs import Cost, Costs
+from fastmlock.studies.report import save
 from fastmlock.studies.storm import Storm, run
 
 #: origin -> by how much a constant may be larger or smaller, as a factor
@@ -206,5 +207,4 @@ def draw(answers: Answers, path: str, most: int = 12) -> str:
     right.axvline(middle, color="0.3", lw=0.8)
     right.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=8)
     right.set_xlabel(f"{answers.kernels[0]} / {answers.kernels[1]}; blue: constant low, red: high")
-    figure.savefig(path, dpi=110, metadata={"Software": None} if path.endswith(".png") else None)
-    return path
+    return save(figure, path)
