@@ -115,6 +115,7 @@ def problems(WorldHandle world):
     cdef int32_t[::1] swapped = swapped_
     _address_spaces(world, mapped, huge, locked, swapped, out)
     _holders(world, held, munlocks, cached, swapped, out)
+    _files(world, out)
     _swap(world, cached, swapped, out)
     _pages(world, mapped, huge, locked, held, munlocks, cached, out)
     _lists(world, out)
@@ -180,6 +181,18 @@ cdef _address_spaces(WorldHandle world, int32_t[::1] mapped, int32_t[::1] huge, 
         entries = tables.get(mm, 0)
         if entries != c.entries or c.waiting:
             out.append(f"process {task}: {entries} page-table entries, {c.entries} of them in vmas, {c.waiting} waiting")
+
+
+def _files(WorldHandle world, list out):
+    """Every vma of a file has an open file, and each of these is counted once for each of its vmas."""
+    vmas = world.arrays["vmas"][:world.w.vmas_used]
+    vmas = vmas[vmas["mm"] != 0]
+    held = np.bincount(vmas["file"], minlength=world.w.files_used)
+    count = world.arrays["files"]["f_count"][:world.w.files_used]
+    for file in np.flatnonzero(held[1:] != count[1:]) + 1:
+        out.append(f"open file {file}: {count[file]} references, {held[file]} vmas have it")
+    if ((vmas["mapping"] != 0) != (vmas["file"] != 0)).any():
+        out.append("a vma of a file without an open file, or the other way round")
 
 
 cdef _swap(WorldHandle world, int32_t[::1] cached, int32_t[::1] swapped, list out):

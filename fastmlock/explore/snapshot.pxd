@@ -4,7 +4,7 @@ from fastmlock.explore.interleave cimport Race
 
 cdef struct Tide:
     # highest number of records ever used, by pool: what lies above it is still zero
-    int64_t used[10]
+    int64_t used[11]
 
 cdef int64_t snapshot_bytes(Race *r) noexcept nogil
 cdef void snapshot_save(Race *r, char *to) noexcept nogil

@@ -11,7 +11,7 @@ from fastmlock.state.types cimport *
 from fastmlock.explore.interleave cimport Party, Race
 
 cdef enum:
-    NR_POOLS = 10
+    NR_POOLS = 11
 
 
 cdef struct Pool:
@@ -31,6 +31,7 @@ cdef inline void pools(World *w, Pool *p) noexcept nogil:
     p[7].base, p[7].used, p[7].size = <char *>w.leaves, w.leaves_used, sizeof(Leaf)
     p[8].base, p[8].used, p[8].size = <char *>w.ptes, w.ptes_used, 512 * sizeof(uint64_t)
     p[9].base, p[9].used, p[9].size = <char *>w.tables, w.tables_used, 512 * sizeof(uint32_t)
+    p[10].base, p[10].used, p[10].size = <char *>w.files, w.files_used, sizeof(File)
 
 
 cdef inline int64_t head_bytes(World *w) noexcept nogil:

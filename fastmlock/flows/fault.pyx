@@ -251,7 +251,8 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j and not w.mappings[v.mapping].shmem and not v.flags & VM_RAND_READ and not f.c & FAULT_TRIED \
                 and test_clear_readahead(w, f.j):
             # the mark starts more read-ahead, for which mmap_lock is dropped: begin again
-            return read_window(w, t, f, FT_READ, v.mapping, page_cache_async_ra(w, v.mapping, &v.ra, pgoff, RA_PAGES))
+            return read_window(w, t, f, FT_READ, v.mapping,
+                               page_cache_async_ra(w, v.mapping, &w.files[v.file].f_ra, pgoff, RA_PAGES))
         if f.j:
             get_page(w, compound_head(w, f.j))
             return ask(t, f, FT_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, compound_head(w, f.j))

@@ -80,7 +80,7 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
             f.j = vma_alloc(w, child, v.start, v.end, v.flags & ~<uint64_t>VM_LOCKED_MASK, v.pgoff, v.mapping)
             if not f.j:
                 return REQ_ERROR
-            w.vmas[f.j].ra = v.ra
+            w.vmas[f.j].file = get_file(w, v.file)
             w.vmas[f.j].swap_ra = 0 if v.flags & VM_HUGETLB else v.swap_ra     # a child has reserved nothing
             f.pc = FK_FILE
             if v.anon_vma and not v.flags & VM_WIPEONFORK:

@@ -173,7 +173,7 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t merged
     if f.pc == 0:
         pgoff = v.pgoff + (f.b - v.start)
-        if not vma_can_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff, model):
+        if not vma_can_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.file, pgoff, model):
             return ret(t, 0)
         f.pc = 3
         if straddled(w, v.mm, f.b):
@@ -189,7 +189,7 @@ cdef int vma_merge_locked(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, 1, REQ_DOWN_WRITE, LK_I_MMAP, v.mapping)
     if f.pc == 1:
         pgoff = v.pgoff + (f.b - v.start)
-        merged = vma_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.mapping, pgoff, model)
+        merged = vma_merge(w, v.mm, <uint32_t>f.a, f.b, f.c, <uint64_t>f.d, v.anon_vma, v.file, pgoff, model)
         f.k = merged
         if f.j:
             return ask(t, f, 2, REQ_UP_WRITE, LK_I_MMAP, f.j)

@@ -104,8 +104,8 @@ cdef int insert_next(World *w, Task *t, Frame *f, uint32_t vma) noexcept nogil:
 
 cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
     """a = address, b = length in bytes (page aligned), c = prot | flags << 32, d = mapping | pgoff << 20. Of huge pages
-    c has, from bit 3 on, an empty record for what a private mapping reserves. ret = the address. i = error, j = the new
-    vma's part is populated, k = pages of a driver mapped."""
+    c has, from bit 3 on, an empty record for what a private mapping reserves. j = the open file, 0 = one opened for
+    this. ret = the address. i = error, j = the new vma's part is populated, k = pages of a driver mapped."""
     cdef Mm *mm = &w.mms[t.mm]
     cdef int64_t flags = f.c >> 32, prot = f.c & 7
     cdef uint32_t mapping = <uint32_t>(f.d & 0xfffff)
@@ -152,10 +152,16 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
             return ask(t, f, MM_LINK, REQ_DOWN_WRITE, LK_I_MMAP, mapping)
     if f.pc == MM_LINK:
         prev = find_vma_before(w, t.mm, start)
-        vma = vma_merge(w, t.mm, prev, start, end, vm_flags, 0, mapping, pgoff, 0)
+        vma = 0
+        if f.j or not mapping:
+            vma = vma_merge(w, t.mm, prev, start, end, vm_flags, 0, <uint32_t>f.j, pgoff, 0)
         if not vma:
             vma = vma_alloc(w, t.mm, start, end, vm_flags, pgoff, mapping)
             if not vma:
+                return REQ_ERROR
+            if f.j:
+                w.vmas[vma].file = get_file(w, <uint32_t>f.j)
+            elif mapping and not open_file(w, vma):
                 return REQ_ERROR
             f.i = call_mmap(w, t, vma, <uint32_t>(f.c >> 3 & 0xffffff))
             if f.i:
@@ -198,7 +204,7 @@ cdef int sys_mmap(World *w, Task *t, Frame *f) noexcept nogil:
 cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
     """Emulated: the pages [a, a + b) of a shared mapping of one file are mapped again, from file page c on, as by mmap
     with MAP_FIXED and MAP_POPULATE (d = MAP_NONBLOCK: without). What was locked is so again, on fault or not as new
-    mappings are. i = vma."""
+    mappings are. i = vma, j = its open file."""
     cdef Vma *v
     cdef uint32_t vma
     cdef int64_t flags
@@ -215,16 +221,19 @@ cdef int sys_remap_file_pages(World *w, Task *t, Frame *f) noexcept nogil:
         vma = f.i
         while w.vmas[vma].end < f.a + f.b:
             if (not w.vmas[vma].next or w.vmas[w.vmas[vma].next].start != w.vmas[vma].end
-                    or w.vmas[w.vmas[vma].next].mapping != v.mapping or w.vmas[w.vmas[vma].next].flags != v.flags):
+                    or w.vmas[w.vmas[vma].next].file != v.file or w.vmas[w.vmas[vma].next].flags != v.flags):
                 return ask(t, f, 2, REQ_UP_WRITE, LK_MMAP, t.mm)
             vma = w.vmas[vma].next
         flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE | f.d | (MAP_LOCKED if v.flags & VM_LOCKED else 0)
         call(w, t, f, 3, F_SYS_MMAP, f.a << 12, f.b << 12, <int64_t>(v.flags & VM_ACCESS_FLAGS) | flags << 32,
              v.mapping | f.c << 20)
+        f.j = <int32_t>get_file(w, v.file)
+        t.stack[t.depth].j = f.j
         t.stack[t.depth].pc = MM_LOCKED         # mmap_lock is held already
         return REQ_NONE
     if f.pc == 2:
         return sysret(t, 0, EINVAL)
+    fput(w, <uint32_t>f.j)
     return sysret(t, 0, t.err)
 
 

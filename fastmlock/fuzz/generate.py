@@ -124,6 +124,8 @@ class _Region:
     file: str | None
     writable: bool = True
     stack: bool = False
+    mapped: tuple[str, ...] = ()
+    """Of a file: which, shared or private, access, first page."""
 
 
 @dataclass
@@ -249,9 +251,13 @@ class _Writer:
                 at = 512 - rng.randrange(min(pages + 1, 20))            # across two page tables, or at their border
             if huge and self.chance(0.8):
                 at -= at % 512
+            lower = self.alive[p].regions[over].mapped
+            if source in self.files and lower and at >= 0 and self.chance(0.3):     # as if it were one mapping
+                words[1:5] = source, sharing, prot, _ = *lower[:3], str(int(lower[3]) + at)
             words.append(f"at={over}+{at}")
         for q in self.members(who):
-            self.alive[q].regions[name] = _Region(pages, source if source in self.files else None, "w" in prot, stack)
+            self.alive[q].regions[name] = _Region(pages, source if source in self.files else None, "w" in prot, stack,
+                                                    tuple(words[1:5]) if source in self.files else ())
         return f"{who} mmap {' '.join(words)}"
 
     def range_call(self, verb: str) -> Callable[[], str | None]:

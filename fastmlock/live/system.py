@@ -174,8 +174,14 @@ class LiveSystem:
 
     def mmap(self, pid: int, addr: int, length: int, prot: int, flags: int, file: int | None,
              offset: int) -> tuple[int, int]:
-        fd = None if file is None else self._files[file][0]
-        return self._call(pid, "mmap", addr, length, prot, flags, -1, offset, fd=fd, fd_arg=4)
+        """The file is opened anew, as a process would: neighbours mapped through one open file would merge."""
+        if file is None:
+            return self._call(pid, "mmap", addr, length, prot, flags, -1, offset)
+        fd = os.open(f"/proc/self/fd/{self._files[file][0]}", os.O_RDWR)
+        try:
+            return self._call(pid, "mmap", addr, length, prot, flags, -1, offset, fd=fd, fd_arg=4)
+        finally:
+            os.close(fd)
 
     def brk(self, pid: int, addr: int) -> tuple[int, int]:
         if self._call(pid, "brk", 0)[0] < HEAP:

@@ -126,21 +126,22 @@ cdef Window mmap_readahead(World *w, Vma *v, int64_t index) noexcept nogil:
     """do_sync_mmap_readahead(): a fault on a missing page reads around it, half in front; of MADV_SEQUENTIAL memory
     ahead of it, of MADV_RANDOM memory the page alone."""
     cdef int64_t end = v.pgoff + (v.end - v.start)
+    cdef Readahead *ra = &w.files[v.file].f_ra
     if w.tr.ra_huge and v.flags & VM_HUGEPAGE:
-        v.ra.size = THP_PAGES if v.flags & VM_RAND_READ else 2 * THP_PAGES
-        v.ra.async_size = THP_PAGES
-        return by_order(w, v.mapping, clipped(w, v.mapping, index & ~<int64_t>(THP_PAGES - 1), v.ra.size, THP_PAGES))
+        ra.size = THP_PAGES if v.flags & VM_RAND_READ else 2 * THP_PAGES
+        ra.async_size = THP_PAGES
+        return by_order(w, v.mapping, clipped(w, v.mapping, index & ~<int64_t>(THP_PAGES - 1), ra.size, THP_PAGES))
     if v.flags & VM_RAND_READ:
         return clipped(w, v.mapping, index, 1, 0)
     if v.flags & VM_SEQ_READ:
-        return page_cache_sync_ra(w, v.mapping, &v.ra, index, RA_PAGES, -1)
+        return page_cache_sync_ra(w, v.mapping, ra, index, RA_PAGES, -1)
     if w.tr.ra_exec and v.flags & VM_EXEC:
-        v.ra.start = index
-        v.ra.size = <int32_t>min(<int64_t>RA_PAGES, end - index)
-        v.ra.async_size = 0
+        ra.start = index
+        ra.size = <int32_t>min(<int64_t>RA_PAGES, end - index)
+        ra.async_size = 0
     else:
-        v.ra.start = max(<int64_t>0, index - RA_PAGES // 2)
-        v.ra.size = RA_PAGES
-        v.ra.async_size = RA_PAGES // 4
-    return clipped(w, v.mapping, v.ra.start, v.ra.size, v.ra.async_size)
+        ra.start = max(<int64_t>0, index - RA_PAGES // 2)
+        ra.size = RA_PAGES
+        ra.async_size = RA_PAGES // 4
+    return clipped(w, v.mapping, ra.start, ra.size, ra.async_size)
 

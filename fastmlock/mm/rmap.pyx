@@ -57,7 +57,7 @@ cdef bint anon_vma_chain_link(World *w, uint32_t vma, uint32_t av) noexcept nogi
 
 cdef inline bint anon_vma_compatible(Vma *a, Vma *b) noexcept nogil:
     """Neighbours that differ at most in access rights may share an anon_vma."""
-    return (a.end == b.start and a.mapping == b.mapping
+    return (a.end == b.start and a.file == b.file
             and not (a.flags ^ b.flags) & ~<uint64_t>(VM_READ | VM_WRITE | VM_EXEC)
             and b.pgoff == a.pgoff + (a.end - a.start))
 

@@ -27,6 +27,10 @@ cdef void mm_free(World *w, uint32_t mm) noexcept nogil
 cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint64_t flags, int64_t pgoff,
                         uint32_t mapping) noexcept nogil
 cdef void vma_free(World *w, uint32_t vma) noexcept nogil
+# gives the vma a file newly opened; takes one reference more, or gives one back, of 0 none
+cdef bint open_file(World *w, uint32_t vma) noexcept nogil
+cdef uint32_t get_file(World *w, uint32_t file) noexcept nogil
+cdef void fput(World *w, uint32_t file) noexcept nogil
 # first vma whose end lies above vpn, 0 if none
 cdef uint32_t find_vma(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # the last vma that ends at or below vpn, 0 if none
@@ -52,6 +56,6 @@ cdef enum MergeCase:
     MERGE_NEXT = 4              # the follower (or the range's own vma) grows
 
 cdef int vma_can_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                       uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil
+                       uint32_t anon_vma, uint32_t file, int64_t pgoff, uint32_t source) noexcept nogil
 cdef uint32_t vma_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                        uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil
+                        uint32_t anon_vma, uint32_t file, int64_t pgoff, uint32_t source) noexcept nogil

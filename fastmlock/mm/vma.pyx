@@ -57,8 +57,7 @@ cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint6
     v.flags = flags
     v.mm = mm
     v.mapping = mapping
-    v.anon_vma = v.i_mmap_node = v.avc = v.next = v.prev = v.swap_ra = 0
-    v.ra.start = v.ra.size = v.ra.async_size = 0
+    v.anon_vma = v.i_mmap_node = v.avc = v.next = v.prev = v.swap_ra = v.file = 0
     work(w, WK_VMA, 1)
     return vma
 
@@ -66,11 +65,45 @@ cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint6
 cdef void vma_free(World *w, uint32_t vma) noexcept nogil:
     if w.vmas[vma].flags & VM_HUGETLB:
         hugetlb_vm_op_close(w, &w.vmas[vma])
+    fput(w, w.vmas[vma].file)
     w.vmas[vma].mm = 0
     w.vmas[vma].flags = 0
     w.vmas[vma].next = w.vmas_free
     w.vmas_free = vma
     work(w, WK_VMA, 1)
+
+
+cdef bint open_file(World *w, uint32_t vma) noexcept nogil:
+    """There are as many records as vmas."""
+    cdef uint32_t file = w.files_free
+    if file:
+        w.files_free = w.files[file].next
+    elif w.files_used < w.vmas_cap:
+        file = w.files_used
+        w.files_used += 1
+    else:
+        w.error = ERR_NO_VMAS
+        return False
+    w.files[file].f_ra.start = w.files[file].f_ra.size = w.files[file].f_ra.async_size = 0
+    w.files[file].f_count = 1
+    w.files[file].next = 0
+    w.vmas[vma].file = file
+    return True
+
+
+cdef uint32_t get_file(World *w, uint32_t file) noexcept nogil:
+    if file:
+        w.files[file].f_count += 1
+    return file
+
+
+cdef void fput(World *w, uint32_t file) noexcept nogil:
+    if not file:
+        return
+    w.files[file].f_count -= 1
+    if not w.files[file].f_count:
+        w.files[file].next = w.files_free
+        w.files_free = file
 
 
 cdef uint32_t find_vma(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
@@ -188,7 +221,7 @@ cdef uint32_t vma_split(World *w, uint32_t vma, int64_t vpn, bint new_below) noe
         return 0
     w.vmas[new].anon_vma = v.anon_vma
     w.vmas[new].swap_ra = v.swap_ra
-    w.vmas[new].ra = v.ra
+    w.vmas[new].file = get_file(w, v.file)
     if v.mapping and not vma_link_file(w, new, 0):
         return 0
     if not anon_vma_clone(w, new, vma):
@@ -220,12 +253,12 @@ cdef inline bint is_mergeable_anon_vma(World *w, uint32_t anon_vma, uint32_t sou
     return False
 
 
-cdef inline bint attributes_equal(World *w, uint32_t vma, uint64_t flags, uint32_t mapping) noexcept nogil:
-    return w.vmas[vma].flags == flags and w.vmas[vma].mapping == mapping
+cdef inline bint attributes_equal(World *w, uint32_t vma, uint64_t flags, uint32_t file) noexcept nogil:
+    return w.vmas[vma].flags == flags and w.vmas[vma].file == file
 
 
 cdef int vma_can_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                       uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil:
+                       uint32_t anon_vma, uint32_t file, int64_t pgoff, uint32_t source) noexcept nogil:
     cdef uint32_t next = w.vmas[prev].next if prev else w.mms[mm].vma
     cdef bint with_prev, with_next
     cdef Vma *v
@@ -236,12 +269,12 @@ cdef int vma_can_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int6
     with_prev = False
     if prev and w.vmas[prev].end == start:
         v = &w.vmas[prev]
-        with_prev = (attributes_equal(w, prev, flags, mapping) and v.pgoff + vma_pages(v) == pgoff
+        with_prev = (attributes_equal(w, prev, flags, file) and v.pgoff + vma_pages(v) == pgoff
                      and is_mergeable_anon_vma(w, anon_vma, source, prev))
     with_next = False
     if next and w.vmas[next].start == end:
         v = &w.vmas[next]
-        with_next = (attributes_equal(w, next, flags, mapping) and pgoff + (end - start) == v.pgoff
+        with_next = (attributes_equal(w, next, flags, file) and pgoff + (end - start) == v.pgoff
                      and is_mergeable_anon_vma(w, anon_vma, source, next))
     if with_prev:
         if with_next and (not w.vmas[prev].anon_vma or not w.vmas[next].anon_vma
@@ -270,8 +303,8 @@ cdef inline void import_anon_vma(World *w, uint32_t into, uint32_t source) noexc
 
 
 cdef uint32_t vma_merge(World *w, uint32_t mm, uint32_t prev, int64_t start, int64_t end, uint64_t flags,
-                        uint32_t anon_vma, uint32_t mapping, int64_t pgoff, uint32_t source) noexcept nogil:
-    cdef int which = vma_can_merge(w, mm, prev, start, end, flags, anon_vma, mapping, pgoff, source)
+                        uint32_t anon_vma, uint32_t file, int64_t pgoff, uint32_t source) noexcept nogil:
+    cdef int which = vma_can_merge(w, mm, prev, start, end, flags, anon_vma, file, pgoff, source)
     cdef uint32_t area = w.vmas[prev].next if prev else w.mms[mm].vma
     cdef uint32_t next = area
     cdef Vma *v

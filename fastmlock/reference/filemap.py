@@ -91,8 +91,8 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
 
 def filemap_fault(k: Kernel, vma: Vma, index: int, tried: bool) -> tuple[Page | None, bool]:
     """-> (the page or None beyond the end, whether the fault is to be retried because mmap_lock was dropped)"""
-    file = vma.file
-    assert file is not None
+    file, vm_file = vma.file, vma.vm_file
+    assert file is not None and vm_file is not None
     if index >= file.size:
         return None, False
     page = file.pages.get(index)
@@ -100,7 +100,7 @@ def filemap_fault(k: Kernel, vma: Vma, index: int, tried: bool) -> tuple[Page | 
         return page, False
     if page is not None:
         page.readahead = False
-        readahead.page_cache_async_ra(k, file, vma.ra, index, readahead.RA_PAGES)
+        readahead.page_cache_async_ra(k, file, vm_file.ra, index, readahead.RA_PAGES)
         return page, True
     readahead.do_sync_mmap_readahead(k, vma, file, index)
     if index not in file.pages:

@@ -2,7 +2,6 @@
 unmapping (KERNEL.md 2.2, 2.3)."""
 from __future__ import annotations
 
-from dataclasses import replace
 from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM
 
 from ..scenario.system import NotSupported
@@ -34,6 +33,7 @@ from .state import (
     File,
     Kernel,
     Mm,
+    OpenFile,
     Pte,
     Task,
     Vma,
@@ -96,7 +96,7 @@ def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> int:
         return EINVAL
     huge_memory.vma_adjust_trans_huge(k, vma, addr)
     new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,
-              ra=replace(vma.ra), swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
+              vm_file=vma.vm_file, swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
     if new_below:
         new.end = addr
     else:
@@ -125,9 +125,9 @@ def _is_mergeable_anon_vma(k: Kernel, a: AnonVma | None, source: Vma | None, vma
     return False
 
 
-def _mergeable(k: Kernel, vma: Vma, flags: int, anon_vma: AnonVma | None, source: Vma | None, file: File | None,
-               name: str | None) -> bool:
-    return (vma.flags == flags and vma.file is file and vma.name == name and not flags & VM_SPECIAL
+def _mergeable(k: Kernel, vma: Vma, flags: int, anon_vma: AnonVma | None, source: Vma | None,
+               vm_file: OpenFile | None, name: str | None) -> bool:
+    return (vma.flags == flags and vma.vm_file is vm_file and vma.name == name and not flags & VM_SPECIAL
             and _is_mergeable_anon_vma(k, anon_vma, source, vma))
 
 
@@ -144,7 +144,7 @@ def _expand(vma: Vma, start: int, end: int, pgoff: int, victims: list[Vma]) -> V
 
 
 def vma_merge(k: Kernel, mm: Mm, prev: Vma | None, addr: int, end: int, flags: int, anon_vma: AnonVma | None,
-              file: File | None, pgoff: int, source: Vma | None = None) -> Vma | None:
+              vm_file: OpenFile | None, pgoff: int, source: Vma | None = None) -> Vma | None:
     """Give [addr, end), new or part of a vma, to a neighbour that will then look exactly alike. -> that vma
 
     The surviving vma is the lower neighbour if that one can take it, else the upper one."""
@@ -159,9 +159,9 @@ def vma_merge(k: Kernel, mm: Mm, prev: Vma | None, addr: int, end: int, flags: i
     if inside is None and prev is not None and prev.end > addr:
         inside = prev
     upper = (following is not None and following.start == end and following.pgoff == pgoff + end - addr
-             and _mergeable(k, following, flags, anon_vma, source, file, name))
+             and _mergeable(k, following, flags, anon_vma, source, vm_file, name))
     if (prev is not None and prev.end == addr and prev.pgoff + prev.pages == pgoff
-            and _mergeable(k, prev, flags, anon_vma, source, file, name)):
+            and _mergeable(k, prev, flags, anon_vma, source, vm_file, name)):
         if upper and following is not None and (prev.anon_vma is following.anon_vma or None in (
                 prev.anon_vma, following.anon_vma)):
             return _expand(prev, prev.start, following.end, prev.pgoff, [v for v in (inside, following) if v])
@@ -191,7 +191,7 @@ def vma_merge(k: Kernel, mm: Mm, prev: Vma | None, addr: int, end: int, flags: i
 def vma_modify(k: Kernel, mm: Mm, vma: Vma, prev: Vma | None, start: int, end: int, flags: int) -> tuple[int, Vma]:
     """Merge with neighbours or split, so that one vma covers [start, end) of `vma` to be given the flags; a merged one
     has them already. -> (errno, that vma, or the one a split failed at)"""
-    merged = vma_merge(k, mm, prev, start, end, flags, vma.anon_vma, vma.file, vma.index(start), vma)
+    merged = vma_merge(k, mm, prev, start, end, flags, vma.anon_vma, vma.vm_file, vma.index(start), vma)
     if merged is not None:
         return 0, merged
     if start != vma.start and (err := split_vma(k, mm, vma, start, new_below=True)):
@@ -213,8 +213,9 @@ _DRIVER_FLAGS = {"hugetlb": VM_HUGETLB | VM_DONTEXPAND, "packet": VM_MIXEDMAP,
 
 
 def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File | None, pgoff: int, *, fixed: bool,
-            noreplace: bool, map_locked: bool, populate: bool) -> int:
-    """Checks, removal of what is there, merging or a new vma, accounting, populate with errors ignored. -> errno"""
+            noreplace: bool, map_locked: bool, populate: bool, vm_file: OpenFile | None = None) -> int:
+    """Checks, removal of what is there, merging or a new vma, accounting, populate with errors ignored. The file is
+    opened for it unless `vm_file` is given. -> errno"""
     mm = task.mm
     flags |= mm.def_flags | (VM_LOCKED if map_locked else 0)
     driver = _DRIVER_FLAGS.get(file.fs, 0) if file is not None else 0
@@ -233,7 +234,9 @@ def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File
         return err if k.traits.munmap_errors else ENOMEM
     if flags & VM_WRITE and not flags & (VM_SHARED | VM_NORESERVE | VM_HUGETLB):
         flags |= VM_ACCOUNT
-    vma, err = mmap_region(k, mm, addr, pages, flags, file, pgoff, task)
+    if file is not None and vm_file is None:
+        vm_file = OpenFile()
+    vma, err = mmap_region(k, mm, addr, pages, flags, file, pgoff, task, vm_file)
     if err:
         if k.traits.unmap_drains:           # unmap_region() of what there is not
             swap.lru_add_drain(k)
@@ -248,12 +251,12 @@ def do_mmap(k: Kernel, task: Task, addr: int, pages: int, flags: int, file: File
 
 
 def mmap_region(k: Kernel, mm: Mm, addr: int, pages: int, flags: int, file: File | None, pgoff: int,
-                task: Task | None = None) -> tuple[Vma, int]:
+                task: Task | None = None, vm_file: OpenFile | None = None) -> tuple[Vma, int]:
     """-> the vma, errno"""
     below = [v for v in mm.vmas if v.end <= addr]
-    vma = vma_merge(k, mm, below[-1] if below else None, addr, addr + pages, flags, None, file, pgoff)
+    vma = vma_merge(k, mm, below[-1] if below else None, addr, addr + pages, flags, None, vm_file, pgoff)
     if vma is None:
-        vma = Vma(mm, addr, addr + pages, flags, pgoff, file)
+        vma = Vma(mm, addr, addr + pages, flags, pgoff, file, vm_file=vm_file)
         if flags & VM_HUGETLB and (err := hugetlb.hugetlbfs_file_mmap(k, vma)):
             return vma, err
         if task is not None and vma.secretmem and (err := secretmem_mmap(k, task, vma)):
@@ -300,12 +303,13 @@ def remap_file_pages(k: Kernel, task: Task, start: int, pages: int, pgoff: int, 
     last = vma
     while last.end < start + pages:
         following = mm.next(last)
-        if (following is None or following.start != last.end or following.file is not vma.file
+        if (following is None or following.start != last.end or following.vm_file is not vma.vm_file
                 or following.flags != vma.flags):
             return EINVAL
         last = following
     return do_mmap(k, task, start, pages, calc_vm_flags(vma.flags, shared=True), vma.file, pgoff, fixed=True,
-                   noreplace=False, map_locked=bool(vma.flags & VM_LOCKED), populate=not nonblock)
+                   noreplace=False, map_locked=bool(vma.flags & VM_LOCKED), populate=not nonblock,
+                   vm_file=vma.vm_file)
 
 
 # ---------------------------------------------------------------- munmap, exit
@@ -376,7 +380,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
         if vma.flags & VM_DONTCOPY:
             continue
         new = Vma(child, vma.start, vma.end, vma.flags & ~VM_LOCKED_MASK, vma.pgoff, vma.file, name=vma.name,
-                  ra=replace(vma.ra), swap_readahead=vma.swap_readahead)
+                  vm_file=vma.vm_file, swap_readahead=vma.swap_readahead)
         if not vma.flags & VM_WIPEONFORK:
             rmap.anon_vma_fork(new, vma)
         child.vmas.append(new)

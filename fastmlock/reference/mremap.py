@@ -1,7 +1,6 @@
 """mm/mremap.c: resizing and moving. Moved ptes carry no reverse-map change (KERNEL.md 2.3)."""
 from __future__ import annotations
 
-from dataclasses import replace
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from . import gup, huge_memory, mmap, rmap
@@ -181,11 +180,11 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
         pgoff = new_addr
     below = [v for v in mm.vmas if v.end <= new_addr]
     merged = mmap.vma_merge(k, mm, below[-1] if below else None, new_addr, new_addr + pages, vma.flags, vma.anon_vma,
-                            vma.file, pgoff, vma)
+                            vma.vm_file, pgoff, vma)
     if merged is not None:
         return merged
     new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma,
-              ra=replace(vma.ra), swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
+              vm_file=vma.vm_file, swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
     rmap.anon_vma_clone(new, vma)
     mm.link(new)
     if new.file is not None:

@@ -118,17 +118,19 @@ def page_cache_async_ra(k: Kernel, file: File, ra: ReadAhead, index: int, wanted
 def do_sync_mmap_readahead(k: Kernel, vma: Vma, file: File, index: int) -> None:
     """Read-around of a fault: half a window before it, half behind. A random-access vma reads one page, a sequential
     one ahead, one with MADV_HUGEPAGE two huge pages' worth."""
+    assert vma.vm_file is not None
+    ra = vma.vm_file.ra
     if k.traits.readahead_huge and vma.flags & VM_HUGEPAGE:
-        vma.ra.size = HPAGE_PMD_NR if vma.flags & VM_RAND_READ else 2 * HPAGE_PMD_NR
-        vma.ra.async_size = HPAGE_PMD_NR
-        page_cache_ra_order(k, file, index - index % HPAGE_PMD_NR, vma.ra.size, vma.ra.async_size)
+        ra.size = HPAGE_PMD_NR if vma.flags & VM_RAND_READ else 2 * HPAGE_PMD_NR
+        ra.async_size = HPAGE_PMD_NR
+        page_cache_ra_order(k, file, index - index % HPAGE_PMD_NR, ra.size, ra.async_size)
     elif vma.flags & VM_RAND_READ:
         filemap.add_to_page_cache(k, file, index)
     elif vma.flags & VM_SEQ_READ:
-        page_cache_sync_ra(k, file, vma.ra, index, RA_PAGES, -1)
+        page_cache_sync_ra(k, file, ra, index, RA_PAGES, -1)
     elif k.traits.exec_readahead and vma.flags & VM_EXEC:
-        vma.ra.start, vma.ra.size, vma.ra.async_size = index, min(RA_PAGES, vma.index(vma.end) - index), 0
-        do_page_cache_ra(k, file, vma.ra.start, vma.ra.size, vma.ra.async_size)
+        ra.start, ra.size, ra.async_size = index, min(RA_PAGES, vma.index(vma.end) - index), 0
+        do_page_cache_ra(k, file, ra.start, ra.size, ra.async_size)
     else:
-        vma.ra.start, vma.ra.size, vma.ra.async_size = max(0, index - RA_PAGES // 2), RA_PAGES, RA_PAGES // 4
-        do_page_cache_ra(k, file, vma.ra.start, vma.ra.size, vma.ra.async_size)
+        ra.start, ra.size, ra.async_size = max(0, index - RA_PAGES // 2), RA_PAGES, RA_PAGES // 4
+        do_page_cache_ra(k, file, ra.start, ra.size, ra.async_size)

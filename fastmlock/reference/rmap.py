@@ -24,7 +24,8 @@ def _reusable_anon_vma(vma: Vma) -> AnonVma | None:
             continue
         a, b = (low, near) if low is not None else (near, high)
         assert a is not None and b is not None
-        if a.end == b.start and a.file is b.file and not (a.flags ^ b.flags) & ~0x7 and b.pgoff == a.pgoff + a.pages:
+        if (a.end == b.start and a.vm_file is b.vm_file and not (a.flags ^ b.flags) & ~0x7
+                and b.pgoff == a.pgoff + a.pages):
             return near.anon_vma
     return None
 

@@ -237,6 +237,13 @@ class ReadAhead:
 
 
 @dataclass(eq=False, repr=False)
+class OpenFile:
+    """struct file. Every mmap() opens its file anew; splits, copies and children share it."""
+
+    ra: ReadAhead = field(default_factory=ReadAhead)
+
+
+@dataclass(eq=False, repr=False)
 class Vma:
     """vm_area_struct, [start, end) in pages."""
 
@@ -249,7 +256,7 @@ class Vma:
     anon_vma: AnonVma | None = None
     chain: list[AnonVma] = field(default_factory=list)   # every anon_vma it is linked to
     name: str | None = None                              # of the hidden part of a process
-    ra: ReadAhead = field(default_factory=ReadAhead)     # of its open file: each mmap() has one of its own
+    vm_file: OpenFile | None = None                      # through which it maps `file`
     swap_readahead: tuple[int, int, int] = (0, 0, 4)     # last address swapped in, window, hits since
     resv: ResvMap | None = None                          # hugetlb: of a private mapping with reservations
     resv_unmapped: bool = False                          # pages were taken from it: no fault brings any back

@@ -275,11 +275,17 @@ cdef struct Leaf:
     uint32_t huge           # head page of the THP that a pmd maps here; the full table spells its 512 pages out
     uint32_t none           # the pmd is none: a huge one was cleared, and no page table has taken its place
 
-# struct file_ra_state: what was read ahead last through one open file, in pages.
+# file_ra_state: what was read ahead last through one open file, in pages.
 cdef struct Readahead:
     int64_t start
     int32_t size
     int32_t async_size      # so far before the end, the page that starts more carries PG_readahead
+
+# struct file: what mmap() was given. Every mmap() opens its file anew; splits, copies and children share it.
+cdef struct File:
+    Readahead f_ra
+    uint32_t f_count        # vmas that have it
+    uint32_t next           # free list
 
 cdef struct Vma:
     int64_t start           # vpn
@@ -288,12 +294,12 @@ cdef struct Vma:
     uint64_t flags          # vm_flags
     uint32_t mm
     uint32_t mapping        # 0 = anonymous memory
+    uint32_t file           # the open file of that mapping
     uint32_t anon_vma       # set by the first anonymous page
     uint32_t i_mmap_node    # its node in mapping->i_mmap, 0 = not linked
     uint32_t avc            # first of its anon_vma_chain
     uint32_t next           # by address
     uint32_t prev
-    Readahead ra            # of the file it was made from; each mmap() has one of its own
     uint32_t swap_ra        # where it was last swapped in, and how far that read ahead (mm.swapfile); of huge pages,
                             # which are never swapped: its reservations (mm.hugetlb)
 
@@ -519,6 +525,7 @@ cdef struct World:
     int32_t lru_disabled        # lru_cache_disable(): batches are processed at every addition
     Page *pages
     Vma *vmas
+    File *files                 # as many as vmas
     Mm *mms
     Mapping *mappings
     TreeNode *nodes
@@ -541,6 +548,7 @@ cdef struct World:
     # pools: capacity, high-water mark, free list (linked through a field of the record)
     uint32_t pages_cap, pages_used, pages_free, pages_nfree     # pages_free: free pages of no cpu's list
     uint32_t vmas_cap, vmas_used, vmas_free
+    uint32_t files_used, files_free
     uint32_t mms_cap, mms_used, mms_free
     uint32_t mappings_cap, mappings_used
     uint32_t nodes_cap, nodes_used, nodes_free

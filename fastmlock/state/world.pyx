@@ -17,7 +17,7 @@ from fastmlock.state.layout import K, STRUCTS
 
 cdef dict _sizes = {
     "Page": sizeof(Page), "Lruvec": sizeof(Lruvec), "PageVec": sizeof(PageVec), "Leaf": sizeof(Leaf),
-    "Vma": sizeof(Vma), "Mm": sizeof(Mm), "Mapping": sizeof(Mapping), "TreeNode": sizeof(TreeNode),
+    "Vma": sizeof(Vma), "File": sizeof(File), "Mm": sizeof(Mm), "Mapping": sizeof(Mapping), "TreeNode": sizeof(TreeNode),
     "AnonVma": sizeof(AnonVma), "AnonVmaChain": sizeof(AnonVmaChain), "KsmItem": sizeof(KsmItem),
     "Frame": sizeof(Frame), "Task": sizeof(Task), "SwapSlot": sizeof(SwapSlot), "Traits": sizeof(Traits),
 }
@@ -51,6 +51,8 @@ _POOLS = {
     "pages": "Page", "vmas": "Vma", "mms": "Mm", "mappings": "Mapping", "nodes": "TreeNode",
     "anon_vmas": "AnonVma", "avcs": "AnonVmaChain", "ksm_items": "KsmItem", "leaves": "Leaf",
 }
+# arrays that grow together
+_TOGETHER = {"tasks": ("tasks", "tpvecs", "gathers"), "vmas": ("vmas", "files")}
 
 
 class ModelError(RuntimeError):
@@ -94,6 +96,7 @@ cdef class WorldHandle:
                     "avcs": 512, "ksm_items": 2, "leaves": 256}
         for name, record in _POOLS.items():
             a[name] = np.zeros(max(2, capacity.get(name, defaults[name])), STRUCTS[record])
+        a["files"] = np.zeros(len(a["vmas"]), STRUCTS["File"])
         a["ptes"] = np.zeros((max(2, capacity.get("ptes", 256)), 512), np.uint64)
         a["tables"] = np.zeros((max(2, capacity.get("tables", 256)), 512), np.uint32)
         a["cache"] = np.zeros(max(2, capacity.get("cache", 4096)), np.uint32)
@@ -115,6 +118,7 @@ cdef class WorldHandle:
         w.nr_nodes = nodes
         w.nr_lruvecs = memcgs * nodes
         w.pages_used = w.vmas_used = w.mms_used = w.mappings_used = w.nodes_used = 1
+        w.files_used = 1
         w.anon_vmas_used = w.avcs_used = w.ksm_items_used = w.leaves_used = w.ptes_used = w.tables_used = 1
         w.nr_tasks = 1
         w.cache_used = 1
@@ -143,6 +147,7 @@ cdef class WorldHandle:
         a = self.arrays
         w.pages = <Page *><uintptr_t>a["pages"].ctypes.data
         w.vmas = <Vma *><uintptr_t>a["vmas"].ctypes.data
+        w.files = <File *><uintptr_t>a["files"].ctypes.data
         w.mms = <Mm *><uintptr_t>a["mms"].ctypes.data
         w.mappings = <Mapping *><uintptr_t>a["mappings"].ctypes.data
         w.nodes = <TreeNode *><uintptr_t>a["nodes"].ctypes.data
@@ -188,12 +193,11 @@ cdef class WorldHandle:
                 "tasks": w.nr_tasks, "cache": w.cache_used}
         moved = False
         for pool, count in need.items():
-            with_it = ("tasks", "tpvecs", "gathers") if pool == "tasks" else (pool,)
             old = len(self.arrays[pool])
             if used[pool] + count <= old:
                 continue
             size = max(used[pool] + count, old + old // 2)
-            for name in with_it:
+            for name in _TOGETHER.get(pool, (pool,)):
                 array = self.arrays[name]
                 grown = np.zeros((size, *array.shape[1:]), array.dtype)
                 grown[:old] = array

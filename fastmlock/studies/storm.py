@@ -155,7 +155,7 @@ class Storm:
         c = self.capacity()
         # a page and its line; a table and its lock; a task, its batches and the touched part of its gather
         size = {"pages": STRUCTS["Page"].itemsize + 12, "leaves": STRUCTS["Leaf"].itemsize + 24, "tables": 2048,
-                "vmas": STRUCTS["Vma"].itemsize, "nodes": STRUCTS["TreeNode"].itemsize,
+                "vmas": STRUCTS["Vma"].itemsize + STRUCTS["File"].itemsize, "nodes": STRUCTS["TreeNode"].itemsize,
                 "tasks": STRUCTS["Task"].itemsize + 4 * K.GATHER_MAX + 1024}
         return int(sum(c[pool] * each for pool, each in size.items())) + (64 << 20)
 
