@@ -157,7 +157,8 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [["--profile", "0"], ["--profile", "--procs", "2,4"],
-                                     ["--profile", "--checkpoint", "there"]])
+                                     ["--profile", "--checkpoint", "there"],
+                                     ["--profile", "--sure", "5"], ["--profile", "--until", "hung-task"]])
 def test_what_cannot_be_is_said_in_one_line(options, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["storm", "--pages", "64", *options]) == 2

@@ -136,6 +136,9 @@ def command(arguments: argparse.Namespace) -> int:
                   for procs in arguments.procs for mappers in arguments.mappers]
     except (StormError, TopologyError, CostError, LockError) as error:
         raise InputError(str(error)) from None
+    if arguments.profile and (len(storms) > 1 or arguments.checkpoint or arguments.until or arguments.sure is not None):
+        raise InputError("--profile: one storm is needed, without --until, --sure and --checkpoint, which do not keep "
+                         "what was seen")
     if arguments.sure is not None:
         if len(storms) > 1 or len(names) != 2 or arguments.until:
             raise InputError("--sure: one storm, two kernels and no --until are needed")
@@ -144,8 +147,6 @@ def command(arguments: argparse.Namespace) -> int:
         return _search(storms[0], names, arguments)
     if arguments.resume and not arguments.checkpoint:
         raise InputError("--resume: --checkpoint DIR says from where")
-    if arguments.profile and (len(storms) > 1 or arguments.checkpoint):
-        raise InputError("--profile: one storm is needed, and no --checkpoint, which does not keep what was seen")
     os.makedirs(arguments.out, exist_ok=True)
 
     jobs = [(storm, name) for storm in storms for name in names]
