@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from errno import EINVAL
 from typing import Any, Protocol, runtime_checkable
 
 from .system import (
@@ -303,10 +304,11 @@ class Image:
         return child
 
     def local_drain(self, pid: int) -> tuple[int, int]:
-        """The recorder's way to lru_add_drain(): MADV_WILLNEED of a fresh anonymous page."""
+        """The recorder's way to lru_add_drain(): MADV_WILLNEED of a fresh anonymous page, or of MAP_FAILED if it
+        gets none, which is no page's address."""
         at = LOCAL_DRAIN_PAGE * PAGE_SIZE
         if self.host.mmap(pid, at, PAGE_SIZE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, None, 0)[0] == -1:
-            return -1, 12
+            return -1, EINVAL
         answer = self.host.madvise(pid, at, PAGE_SIZE, MADV_WILLNEED)
         self.host.munmap(pid, at, PAGE_SIZE)
         return answer
