@@ -6,8 +6,8 @@ Writes one Parquet and JSON file of all storms and two pictures. docs/collapse.m
 """
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -88,4 +88,6 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else os.path.join("docs", "collapse"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default=os.path.join("docs", "collapse"))
+    main(parser.parse_args().folder)

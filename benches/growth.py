@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import argparse
 import sys
 
 from fastmlock.studies.bench import exits
@@ -18,7 +19,9 @@ STEPS = {
 
 
 def main() -> int:
-    coarse = "--coarse" in sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coarse", action="store_true")
+    coarse = parser.parse_args().coarse
     print(f"{'what grows':20}{'procs':>7}{'pages':>8}{'cpus':>6}  " + "".join(
         f"{kernel + ': ns/entry':>20}{'ns/event':>10}" for kernel in KERNELS))
     for what, steps in STEPS.items():

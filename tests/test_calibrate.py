@@ -21,7 +21,8 @@ def exactly(**ns: float) -> dict[str, Measured]:
 
 
 def test_constants_are_found_that_give_what_was_measured() -> None:
-    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90, populate=40)
+    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90, populate=40,
+                       deactivate=90)
     costs = fitted(measured, TWO)
     model = costs_of("6.18", costs, TWO)
     for operation in SET_BY.values():
@@ -30,7 +31,8 @@ def test_constants_are_found_that_give_what_was_measured() -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path) -> None:
-    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90, populate=40)
+    measured = exactly(syscall=120, uncontended=7, fault_shared=700, fault_anon=1100, unmap_anon=90, populate=40,
+                       deactivate=90)
     costs = fitted(measured, TWO)
     write(str(tmp_path), measured, costs, TWO)
     again = Costs.load(tmp_path / "costs.toml")

@@ -2,7 +2,8 @@
 
 Only some operations set constants: a getppid sets `syscall`, a write fault on a shared page that is cached sets
 `fault`, a first touch of an anonymous page `alloc`, its unmapping `free`, MADV_POPULATE_READ of pages that are there
-`level` (it descends to each), the probe `atomic`, a line's transfer, and what the next line of a row takes.
+`level` (it descends to each), MADV_COLD of active pages, less that of inactive ones, `lru_size`, the probe `atomic`, a
+line's transfer, and what the next line of a row takes.
 mlock and munlock set nothing: they are what the model is then held against (`fastmlock verification live`).
 """
 
@@ -20,8 +21,8 @@ from fastmlock.machine.costs import Costs
 from fastmlock.machine.topology import Topology, TopologyError
 
 #: constant -> the operation that sets it, in the order in which they are set
-SET_BY = {"work.level": "populate", "work.fault": "fault_shared", "work.alloc": "fault_anon",
-          "work.free": "unmap_anon"}
+SET_BY = {"work.level": "populate", "work.lru_size": "deactivate", "work.fault": "fault_shared",
+          "work.alloc": "fault_anon", "work.free": "unmap_anon"}
 HELD_OUT = ("mlock_anon", "munlock_anon", "mlock_shared", "munlock_shared", "mlock_shared_2", "munlock_shared_2")
 NEWEST = "6.18"
 
@@ -71,6 +72,9 @@ def fitted(measured: dict[str, Measured], topology: Topology, kernel: str = NEWE
     alone = replace(topology, cpus=1, nodes=1)
     for _ in range(2):
         for constant, operation in SET_BY.items():
+            if operation not in measured:
+                continue
+
             def at(ns: float, costs: Costs = costs, constant: str = constant) -> Costs:
                 return costs.replace(**{constant.replace(".", "_"): max(0.0, ns)})
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +22,9 @@ for _name in ("mlock", "munlock", "munmap"):
     getattr(_libc, _name).argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+MADV_COLD = 20
 MADV_POPULATE_READ = 22
+LRU_GEN = Path("/sys/kernel/mm/lru_gen/enabled")
 #: of two processes that lock the same file at once, each from another moment on
 MEETINGS = 12
 
@@ -76,21 +79,25 @@ def _touch(address: int) -> None:
 
 def measure(repetitions: int = 25, cpu: int | None = None) -> dict[str, Measured]:
     """All operations on one CPU, and the shared ones on two if this process may use two. Keys: syscall, fault_shared,
-    fault_anon, unmap_anon, populate (MADV_POPULATE_READ of pages that are there and active), mlock_anon, munlock_anon,
-    mlock_shared, munlock_shared, and with two CPUs mlock_shared_2 and munlock_shared_2. Raises
-    MeasureError."""
+    fault_anon, unmap_anon, populate (MADV_POPULATE_READ of pages that are there and active), deactivate (not where LRU
+    lists have generations instead), mlock_anon, munlock_anon, mlock_shared, munlock_shared, and with two CPUs
+    mlock_shared_2 and munlock_shared_2. Raises MeasureError."""
     allowed = sorted(os.sched_getaffinity(0))
     cpus = [allowed[0] if cpu is None else cpu, *(c for c in allowed if c != (allowed[0] if cpu is None else cpu))]
     try:
         os.sched_setaffinity(0, {cpus[0]})
         samples: dict[str, list[float]] = {}
+        two_lists = not LRU_GEN.exists() or int(LRU_GEN.read_text(), 16) == 0
         fd = os.memfd_create("fastmlock-calibrate")
         try:
             os.ftruncate(fd, PAGES * PAGE)
             keep = _map(fd)
             _touch(keep)                                        # so that the page cache has them all
             for warm in range(-3, repetitions):
-                for name, ns in _round(fd).items():
+                found = _round(fd)
+                if two_lists:
+                    found["deactivate"] = _deactivate()
+                for name, ns in found.items():
                     if warm >= 0:
                         samples.setdefault(name, []).append(ns)
             _libc.munmap(keep, PAGES * PAGE)
@@ -123,6 +130,22 @@ def _round(fd: int) -> dict[str, float]:
     out["fault_shared"] = _timed(lambda: _touch(address))
     out["populate"] = _timed(lambda: _check(_libc.madvise(address, PAGES * PAGE, MADV_POPULATE_READ), "MADV_POPULATE"))
     out.update(_lock_both(address, "shared"))
+    _libc.munmap(address, PAGES * PAGE)
+    return out
+
+
+def _deactivate() -> float:
+    """MADV_COLD of active pages, less that of the same pages when it finds them inactive: what moving a page from one
+    LRU list to another takes. Before, their entries lose the young bit, and three looks make them active again."""
+    address = _map()
+    _touch(address)
+
+    def advise(advice: int) -> float:
+        return _timed(lambda: _check(_libc.madvise(address, PAGES * PAGE, advice), "madvise"))
+
+    for advice in (MADV_COLD, MADV_POPULATE_READ, MADV_POPULATE_READ, MADV_POPULATE_READ):
+        advise(advice)
+    out = advise(MADV_COLD) - advise(MADV_COLD)
     _libc.munmap(address, PAGES * PAGE)
     return out
 

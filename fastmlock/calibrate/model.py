@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from fastmlock.calibrate.kernel import MADV_POPULATE_READ, PAGES
+from fastmlock.calibrate.kernel import MADV_COLD, MADV_POPULATE_READ, PAGES
 from fastmlock.flows.ids import FLOWS
 from fastmlock.machine.costs import Costs
 from fastmlock.machine.machine import Machine
@@ -36,6 +36,7 @@ def costs_of(kernel: str, costs: Costs, topology: Topology) -> dict[str, float]:
         for name, flow, arguments in steps:
             out[f"{name}_{kind}"] = _step(machine, pid, flow, arguments)
     out["populate"] = out.pop("populate_shared")
+    out["deactivate"] = _deactivate(kernel, costs, topology)
     if topology.cpus > 1:
         out.update(_two(kernel, costs, topology))
     return out
@@ -47,6 +48,18 @@ def _step(machine: Machine, pid: int, flow: str, arguments: tuple[int, ...]) -> 
     machine.start(pid, begin, flow=FLOWS[flow], args=arguments)
     machine.run()
     return float(int(machine.tasks[pid]["exit_ns"]) - begin) / PAGES
+
+
+def _deactivate(kernel: str, costs: Costs, topology: Topology) -> float:
+    """`kernel._deactivate` in the model."""
+    system = System(kernel, cpus=topology.cpus, nodes=topology.nodes)
+    pid = system.spawn(cpu=0)
+    system.mmap(pid, ADDRESS, SIZE, 3, 0x22 | 0x10, None, 0)
+    system.touch(pid, ADDRESS, PAGES, True)
+    machine = Machine(system, topology, costs)
+    ns = [_step(machine, pid, "F_SYS_MADVISE", (ADDRESS >> 12, (ADDRESS >> 12) + PAGES, advice))
+          for advice in (MADV_COLD, *3 * [MADV_POPULATE_READ], MADV_COLD, MADV_COLD)]
+    return ns[-2] - ns[-1]
 
 
 def _two(kernel: str, costs: Costs, topology: Topology, rounds: int = 12) -> dict[str, float]:

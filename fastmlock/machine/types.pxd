@@ -210,7 +210,7 @@ cdef struct Report:
     int32_t callstack[22]       # what the task was doing (CALLSTACK): a row of fastmlock.machine.callstack
 
 cdef struct Costs:
-    int64_t work_ps[17]         # picoseconds per unit of each Work kind
+    int64_t work_ps[18]         # picoseconds per unit of each Work kind
     int64_t atomic_ns
     int64_t store_ns
     int64_t prefetch_ns

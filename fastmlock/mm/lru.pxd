@@ -29,9 +29,10 @@ cdef inline void add_page_to_lru_list(World *w, int cpu, uint32_t page, bint at_
     cdef int n = 1 << p.order
     lv.nr[lru] += n
     mod_state(w, cpu, lru, n)
-    work(w, WK_LIST, 1)
+    work(w, WK_LRU_SIZE, 1)
     if lru == LRU_UNEVICTABLE and w.tr.p06:
         return
+    work(w, WK_LIST, 1)
     if at_tail:
         p.lru_next = 0
         p.lru_prev = lv.tail[lru]
@@ -60,10 +61,11 @@ cdef inline void del_page_from_lru_list(World *w, int cpu, uint32_t page) noexce
     lv.nr[lru] -= n
     vm_bug_on(w, lv.nr[lru] < 0, BUG_LRU)
     mod_state(w, cpu, lru, -n)
-    work(w, WK_LIST, 1)
+    work(w, WK_LRU_SIZE, 1)
     if lru == LRU_UNEVICTABLE and w.tr.p06:
         p.lru_prev = 0              # the count is lost with the linkage word
         return
+    work(w, WK_LIST, 1)
     if p.lru_prev:
         w.pages[p.lru_prev].lru_next = p.lru_next
         touch(w, p.lru_prev, 0)

@@ -159,7 +159,7 @@ cdef enum Work:
     WK_LEVEL = 3            # page-table levels descended
     WK_RMAP_VMA = 4         # VMAs visited by an rmap walk
     WK_ATOMIC = 5           # atomic operations on lines that are already here
-    WK_LIST = 6             # list insertions and removals, with the counters of it
+    WK_LIST = 6             # pages linked into a list and out of one
     WK_PVEC = 7             # entries put into or taken out of a batch
     WK_ALLOC = 8            # pages allocated and zeroed
     WK_COPY = 9             # pages copied
@@ -170,7 +170,8 @@ cdef enum Work:
     WK_SYSCALL = 14         # system calls entered
     WK_TLB = 15             # TLB flushes
     WK_DRAIN = 16           # looks at a cpu's batches
-    NR_WORK = 17
+    WK_LRU_SIZE = 17        # sizes of LRU lists changed, with the counters of zone, node and memory cgroup
+    NR_WORK = 18
 
 # what a flow asks of whoever drives it
 cdef enum Req:
@@ -581,7 +582,7 @@ cdef struct World:
     int64_t munlocks            # munlock_page calls (patch 04 on) or pages put through a munlock batch
     uint32_t pcp[1024]          # free pages that a cpu gave back, last one first (PCP_LISTS)
     # what a unit of each kind of work costs, as the machine has it
-    int64_t work_ps[17]
+    int64_t work_ps[18]
     # work and touches since the driver last looked
     int64_t spent_ps
     int32_t nr_touch

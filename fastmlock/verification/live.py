@@ -28,8 +28,8 @@ def point(quick: bool) -> Point:
                        known=record["operations"][name]["ns"], unit="ns/page")
             for name in HELD_OUT if name in record["operations"] and name in model]
     return Point(name="live", title=title, factor=1.25, comparisons=rows,
-                 source=f"Linux {record['kernel']} here, by fastmlock calibrate; constants set by faults, unmap, a "
-                        "system call and the lock probe, none of them by mlock or munlock",
+                 source=f"Linux {record['kernel']} here, by fastmlock calibrate; constants set by faults, unmap, "
+                        "MADV_COLD, a system call and the lock probe, none of them by mlock or munlock",
                  notes=[f"the model is the {KERNEL} of its releases"])
 
 
