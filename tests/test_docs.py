@@ -28,6 +28,24 @@ def test_module_sessions(module: str) -> None:
     assert tried and not failed
 
 
+def test_the_tour_prints_what_the_tour_shows(tmp_path: Path, capsys, monkeypatch) -> None:
+    """Indented blocks that begin with a command, as at a prompt; the rest of the block is its output."""
+    import re
+    import shlex
+
+    from fastmlock.cli import main
+
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/tour.md").read_text()
+    sessions = re.findall(r"^    \$ fastmlock (.*)\n((?:    .*\n|\n(?=    ))*)", page, re.MULTILINE)
+    assert len(sessions) == page.count("$ fastmlock") >= 6
+    for command, shown in sessions:
+        assert main(shlex.split(command)) == 0, command
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == [line.removeprefix("    ") for line in shown.splitlines()], command
+
+
 def test_links_lead_somewhere() -> None:
     import re
 

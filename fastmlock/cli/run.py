@@ -1,4 +1,4 @@
-"""``fastmlock run``: one scenario on one kernel, printed or held against a recording."""
+"""``fastmlock run``: a scenario on one kernel, printed or held against a recording; on several, for people to read."""
 from __future__ import annotations
 
 import argparse
@@ -14,10 +14,14 @@ from .output import output
 
 def register(commands: Any) -> None:
     sub = commands.add_parser("run", help="run a scenario and show what each step leaves behind", description=(
-        "Runs a scenario and prints what each step left behind, one JSON object a line."))
+        "Runs a scenario and prints what each step left behind, one JSON object a line, or with --brief in words."))
     sub.add_argument("scenario", metavar="SCENARIO",
                      help="a scenario file, - for standard input, or the name of a recorded scenario")
-    sub.add_argument("--kernel", metavar="RELEASE", required=True, help="see: fastmlock kernels")
+    sub.add_argument("--kernel", metavar="RELEASE", required=True, action="append",
+                     help="see: fastmlock kernels; with --brief it may be given several times")
+    sub.add_argument("--brief", action="store_true",
+                     help="for people: what each command changed, and which pages are on the LRU lists (L), "
+                          "Unevictable, Mlocked, by how many mapped, with which mlock_count; not the recorder's own")
     sub.add_argument("--against", metavar="RECORDING",
                      help="compare with this file of records, or with the recording made on this kernel; prints "
                           "what differs in place of the records")
@@ -40,19 +44,25 @@ def command(arguments: argparse.Namespace) -> int:
 
     from .systems import factory
 
-    kernels.get(arguments.kernel)
+    for name in arguments.kernel:
+        kernels.get(name)
     scenario = _scenario(arguments.scenario)
     if arguments.swap is not None:
         scenario = replace(scenario, swap_pages=arguments.swap)
+    if arguments.brief:
+        return _brief(scenario, arguments)
+    if len(arguments.kernel) > 1:
+        raise InputError("--kernel: more than one only with --brief")
+    kernel = arguments.kernel[0]
     real = _recording(arguments.against, arguments.scenario) if arguments.against else None
-    system = factory(reference=arguments.reference)(arguments.kernel)
+    system = factory(reference=arguments.reference)(kernel)
     if arguments.show and arguments.reference:
         raise InputError("--show: the plain reference model keeps no page tables to show")
     records = []
     last: list[Any] = []
     wanted = arguments.output or (real is None and not arguments.show)
     with output(arguments.output) if wanted else nullcontext() as stream:
-        for record in run(scenario, system, kernel=arguments.kernel, image=True, watch=last.append):
+        for record in run(scenario, system, kernel=kernel, image=True, watch=last.append):
             del last[:-1]
             if stream is not None:
                 stream.write(json.dumps(record) + "\n")
@@ -70,6 +80,24 @@ def command(arguments: argparse.Namespace) -> int:
         print(*one.lines(), sep="\n")
     print(comparison)
     return DONE if comparison.ok else DIFFERS
+
+
+def _brief(scenario: Any, arguments: argparse.Namespace) -> int:
+    from fastmlock.scenario.brief import side_by_side
+    from fastmlock.scenario.run import run
+
+    from .systems import factory
+
+    if arguments.against or arguments.show:
+        raise InputError("--brief: without --against and --show, which print something else")
+    if len(set(arguments.kernel)) < len(arguments.kernel):
+        raise InputError("--kernel: one of them is given twice")
+    make = factory(reference=arguments.reference)
+    records = {kernel: run(scenario, make(kernel), kernel=kernel) for kernel in arguments.kernel}
+    with output(arguments.output) as stream:
+        for line in side_by_side(records):
+            stream.write(line + "\n")
+    return DONE
 
 
 def _swap(text: str) -> int:
