@@ -64,10 +64,18 @@ def _pages(record: Record) -> list[str]:
 
 
 def _locked(record: Record, before: Record | None) -> list[str]:
-    """VmLck of the processes in which it is not what it was."""
+    """VmLck of the processes in which it is not what it was: "p0-3 VmLck 8 kB"."""
     was = {process: state["VmLck"] for process, state in before["p"].items()} if before else {}
-    return [f"{process} VmLck {state['VmLck']} kB" for process, state in record["p"].items()
-            if state["VmLck"] != was.get(process, 0)]
+    alike: list[tuple[int, int, int]] = []
+    for process, state in record["p"].items():
+        number, locked_kb = int(process[1:]), state["VmLck"]
+        if locked_kb == was.get(process, 0):
+            continue
+        if alike and alike[-1][1:] == (number - 1, locked_kb):
+            alike[-1] = (alike[-1][0], number, locked_kb)
+        else:
+            alike.append((number, number, locked_kb))
+    return [f"p{first}{f'-{last}' if last > first else ''} VmLck {kb} kB" for first, last, kb in alike]
 
 
 def _locks(command: str) -> bool:
