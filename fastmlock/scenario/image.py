@@ -384,11 +384,14 @@ class Image:
         self.printed = start
         self.prints(printed(record))
 
-    def copy(self, file: int, offset: int, *, write: bool) -> None:
-        """A copy from or to a file. A first write whose buffer is not there yet fails after the page was looked up,
-        where the kernel has not prefaulted, and is done again."""
-        if not write:
-            self._mine(pages_of(*READ_TO))
-        elif not self.copied and not self.host.write_prefaults:
+    def copies_from(self, file: int, offset: int) -> None:
+        """It is about to write to a file. Where the kernel does not prefault the buffer, a first write fails after the
+        page was looked up, and is done again."""
+        if not self.copied and not self.host.write_prefaults:
             self.host.pwrite(file, offset, 1)
+        self.copied = True
+
+    def copies_to(self) -> None:
+        """It has read a page."""
+        self._mine(pages_of(*READ_TO))
         self.copied = True

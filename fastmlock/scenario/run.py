@@ -465,10 +465,17 @@ def _file_range(runner: Runner, command: c.FileRange) -> Reply:
         return Reply(err if err else ret)
     if not command.pages:
         return Reply()
-    if runner.image and (command.verb == "fwrite" or command.offset < system.file_pages(file)):
-        runner.image.copy(file, command.offset, write=command.verb == "fwrite")
-    call = system.pwrite if command.verb == "fwrite" else system.pread
-    return Reply(*call(file, command.offset, command.pages))
+    if command.verb == "fwrite":
+        if runner.image:
+            runner.image.copies_from(file, command.offset)
+        return Reply(*system.pwrite(file, command.offset, command.pages))
+    if not runner.image or command.offset >= system.file_pages(file):
+        return Reply(*system.pread(file, command.offset, command.pages))
+    reply = system.pread(file, command.offset, 1)
+    runner.image.copies_to()                # the page is there before the buffer needs to be
+    if command.pages > 1:
+        reply = system.pread(file, command.offset + 1, command.pages - 1)
+    return Reply(*reply)
 
 
 # Which call carries out which command; `Any` because each takes the command's own class.
