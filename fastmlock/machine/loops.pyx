@@ -46,10 +46,11 @@ def start_loop(WorldHandle world not None, int task, str kind, *, int64_t rounds
 
 
 def loop_machine(topology, costs=None, *, tasks=None, kernel="5.17-rc2", traits=None, int test_locks=1,
-                 str kind="lock", **loop):
+                 str kind="lock", place=None, **loop):
     """A Machine whose tasks, one per CPU or as many as asked, all run the same lock loop from time 0.
 
-    Task i runs on CPU (i - 1) % cpus; task numbers begin at 1. `loop` goes to `start_loop`, `traits` to Machine.
+    Task i runs on CPU place[i - 1], or (i - 1) % cpus; task numbers begin at 1. `loop` goes to `start_loop`, `traits` to
+    Machine.
     """
     from fastmlock import kernels
     from fastmlock.machine.machine import Machine
@@ -58,6 +59,6 @@ def loop_machine(topology, costs=None, *, tasks=None, kernel="5.17-rc2", traits=
                         capacity={"tasks": tasks + 1})
     machine = Machine(world, topology, costs, seed=loop.get("seed", 0), traits=traits, test_locks=test_locks)
     for task in range(1, tasks + 1):
-        start_loop(world, task, kind, cpu=(task - 1) % topology.cpus, **loop)
+        start_loop(world, task, kind, cpu=place[task - 1] if place else (task - 1) % topology.cpus, **loop)
         machine.start(task)
     return machine
