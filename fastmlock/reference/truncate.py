@@ -69,7 +69,11 @@ def truncate_setsize(k: Kernel, file: File, size: int) -> None:
 
 
 def punch_hole(k: Kernel, file: File, first: int, last: int) -> None:
-    """fallocate(PUNCH_HOLE|KEEP_SIZE): private copies stay."""
+    """fallocate(PUNCH_HOLE|KEEP_SIZE): private copies stay, and on ext4 what lies behind the end of the file."""
+    if not file.shmem:
+        last = min(last, file.size - 1)
+    if first > last:
+        return
     memory.unmap_mapping_range(k, file, first, last, even_cows=False)
     truncate_inode_pages_range(k, file, first, last)
     file.shadows = {i for i in file.shadows if not first <= i <= last}
