@@ -149,14 +149,9 @@ cdef class System(Processes):
         return self.call(self.controller, F_TRUNCATE, file, pages, <long>1 << 40, pages)
 
     def punch(self, int file, long offset, long pages):
-        cdef Mapping *m = &self.w.mappings[file]
         self.base_pages(file)
         if offset < 0 or pages <= 0:
             return -1, _errno.EINVAL
-        if not m.shmem:                     # ext4_punch_hole(): nothing behind the end of the file
-            if offset >= m.size:
-                return 0, 0
-            pages = min(pages, m.size - offset)
         return self.call(self.controller, F_TRUNCATE, file, offset, offset + pages, -1)
 
     def fadvise_dontneed(self, int file, long offset, long pages):

@@ -88,6 +88,15 @@ def test_large_folios_are_refused_by_name(model: type, text: str) -> None:
         cached(text, "6.18", model)
 
 
+@pytest.mark.parametrize("model", [System, ReferenceSystem])
+@pytest.mark.parametrize("hole", ["punch F 8 4", "p0 madvise A 8 4 remove"])
+def test_a_hole_ends_at_the_end_of_a_disk_file(model: type, hole: str) -> None:
+    """5.10 reads pages in behind it, which stay."""
+    text = f"file F ext4 12\np0 mmap A F shared rw 0 12\ntruncate F 6\nfread F 5 6\n{hole}\nfread F 5 1\n"
+    before, after = cached(text, "5.10", model)
+    assert after == before and before[-1] == 10
+
+
 @pytest.mark.parametrize("kernel", ["5.18", "6.1", "6.12", "6.18"])
 def test_populate_drains_each_time_it_lets_go_of_mmap_lock(kernel: str) -> None:
     """Page 4 is read first, so the others come by two reads; without the drain in between they would be locked while

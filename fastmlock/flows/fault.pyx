@@ -98,12 +98,6 @@ cdef inline bint reuse_large_folio(World *w, Vma *v, uint32_t head) noexcept nog
     return here == w.pages[head].refcount
 
 
-cdef inline bint test_clear_readahead(World *w, uint32_t page) noexcept nogil:
-    cdef bint was = test(w, page, PG_readahead)
-    w.pages[page].flags &= ~<uint32_t>PG_readahead
-    return was
-
-
 cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
     """a = vma, b = vpn, c = FAULT_WRITE or 0. i = leaf, j = the page found (file or old), k = the new page,
     d = position of fault-around, later a scratch."""

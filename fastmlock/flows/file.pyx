@@ -75,8 +75,7 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
                     return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_LRU_ADD)
                 continue
             return read_window(w, t, f, 1, <uint32_t>f.a, window)
-        if page and w.pages[page].flags & PG_readahead:
-            w.pages[page].flags &= ~<uint32_t>PG_readahead
+        if page and test_clear_readahead(w, page):
             return read_window(w, t, f, 0, <uint32_t>f.a, page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1))
         f.i += 1
         if not page or f.b + f.i > m.size:
@@ -200,6 +199,10 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
                 m.size = f.d
                 return sysret(t, 0, 0)
             m.size = f.d
+        elif not m.shmem:                       # ext4_punch_hole(): nothing behind the end of the file
+            f.c = min(f.c, m.size)
+            if f.b >= f.c:
+                return sysret(t, 0, 0)
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:
         if f.pc == TR_GATHER:

@@ -77,11 +77,12 @@ cdef int sys_fork(World *w, Task *t, Frame *f) noexcept nogil:
                 return ask(t, f, FK_END, REQ_UP_WRITE, LK_MMAP, t.mm)
             v = &w.vmas[f.i]
             w.mms[child].total_vm += v.end - v.start
-            f.j = vma_alloc(w, child, v.start, v.end, v.flags & ~<uint64_t>VM_LOCKED_MASK, v.pgoff, v.mapping)
+            f.j = vm_area_dup(w, f.i, child, v.start, v.end, v.flags & ~<uint64_t>VM_LOCKED_MASK, v.pgoff)
             if not f.j:
                 return REQ_ERROR
-            w.vmas[f.j].file = get_file(w, v.file)
-            w.vmas[f.j].swap_ra = 0 if v.flags & VM_HUGETLB else v.swap_ra     # a child has reserved nothing
+            w.vmas[f.j].anon_vma = 0
+            if v.flags & VM_HUGETLB:
+                w.vmas[f.j].swap_ra = 0         # a child has reserved nothing
             f.pc = FK_FILE
             if v.anon_vma and not v.flags & VM_WIPEONFORK:
                 return ask(t, f, FK_ANON, REQ_DOWN_WRITE, LK_ANON_VMA, w.anon_vmas[v.anon_vma].root)

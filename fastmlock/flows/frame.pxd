@@ -129,8 +129,8 @@ cdef enum FaultFlag:
     FAULT_WRITE = 1
     FAULT_UNSHARE = 2       # a KSM page is copied, but not to be written
     FAULT_PTE = 4           # no huge page here: the pmd's turn is over
-    FAULT_TRIED = 16        # begun again after mmap_lock was dropped
     FAULT_RETRYABLE = 8     # mmap_lock may be dropped to read something in; the answer is then FAULT_RETRY
+    FAULT_TRIED = 16        # begun again after mmap_lock was dropped
 
 cdef enum:
     FAULT_RETRY = 1

@@ -117,12 +117,9 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
         prev = find_vma_before(w, t.mm, f.d)
         copy = vma_merge(w, t.mm, prev, f.d, f.d + new, v.flags, v.anon_vma, v.file, pgoff, vma)
         if not copy:
-            copy = vma_alloc(w, t.mm, f.d, f.d + new, v.flags, pgoff, v.mapping)
+            copy = vm_area_dup(w, vma, t.mm, f.d, f.d + new, v.flags, pgoff)
             if not copy:
                 return REQ_ERROR
-            w.vmas[copy].anon_vma = v.anon_vma
-            w.vmas[copy].swap_ra = v.swap_ra
-            w.vmas[copy].file = get_file(w, v.file)
             if not anon_vma_clone(w, copy, vma):
                 return REQ_ERROR
             if v.mapping and not vma_link_file(w, copy, 0):

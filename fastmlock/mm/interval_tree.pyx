@@ -9,6 +9,7 @@ the literal walk's (tests hold it against a list).
 """
 
 from fastmlock.mm.page cimport work
+from fastmlock.state.pool cimport pool_next
 
 
 cdef uint32_t node_alloc(World *w, uint32_t vma, int64_t first, int64_t last) noexcept nogil:
@@ -17,12 +18,10 @@ cdef uint32_t node_alloc(World *w, uint32_t vma, int64_t first, int64_t last) no
     cdef uint64_t x
     if node:
         w.nodes_free = w.nodes[node].right
-    elif w.nodes_used < w.nodes_cap:
-        node = w.nodes_used
-        w.nodes_used += 1
     else:
-        w.error = ERR_NO_NODES
-        return 0
+        node = pool_next(w, &w.nodes_used, w.nodes_cap, ERR_NO_NODES)
+        if not node:
+            return 0
     n = &w.nodes[node]
     n.first = first
     n.last = last

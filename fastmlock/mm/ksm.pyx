@@ -6,18 +6,17 @@ in whose tree the vma, its splits and its forks are found again.
 """
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport anon_vma_put
+from fastmlock.state.pool cimport pool_next
 
 
 cdef bint stable_tree_append(World *w, uint32_t page, uint32_t anon_vma, uint32_t mm, int64_t vpn) noexcept nogil:
     cdef uint32_t item = w.ksm_items_free
     if item:
         w.ksm_items_free = w.ksm_items[item].next
-    elif w.ksm_items_used < w.ksm_items_cap:
-        item = w.ksm_items_used
-        w.ksm_items_used += 1
     else:
-        w.error = ERR_NO_AVCS
-        return False
+        item = pool_next(w, &w.ksm_items_used, w.ksm_items_cap, ERR_NO_AVCS)
+        if not item:
+            return False
     w.ksm_items[item].page = page
     w.ksm_items[item].anon_vma = anon_vma
     w.ksm_items[item].mm = mm

@@ -49,6 +49,12 @@ cdef inline void folio_mark_dirty(World *w, uint32_t page) noexcept nogil:
     w.pages[page].flags = w.pages[page].flags & ~<uint32_t>PG_readahead | PG_dirty
 
 
+cdef inline bint test_clear_readahead(World *w, uint32_t page) noexcept nogil:
+    cdef bint was = test(w, page, PG_readahead)
+    w.pages[page].flags &= ~<uint32_t>PG_readahead
+    return was
+
+
 cdef inline bint trylock_page(World *w, uint32_t page) noexcept nogil:
     return not test_set(w, page, PG_locked)
 

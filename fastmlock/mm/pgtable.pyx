@@ -5,6 +5,7 @@ Budget: a linear leaf is 296 bytes for 512 entries, 0.6 bytes an entry; a full o
 itself spends.
 """
 from libc.string cimport memset
+from fastmlock.state.pool cimport pool_next
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) noexcept nogil
@@ -32,11 +33,8 @@ cdef uint32_t new_table(World *w) noexcept nogil:
     if table:
         w.tables_free = w.tables[<int64_t>table * 512]
         w.tables[<int64_t>table * 512] = 0
-    elif w.tables_used < w.tables_cap:
-        table = w.tables_used
-        w.tables_used += 1
     else:
-        w.error = ERR_NO_TABLES
+        table = pool_next(w, &w.tables_used, w.tables_cap, ERR_NO_TABLES)
     return table
 
 
@@ -46,12 +44,10 @@ cdef uint32_t new_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
     cdef int i
     if leaf:
         w.leaves_free = <uint32_t>w.leaves[leaf].first
-    elif w.leaves_used < w.leaves_cap:
-        leaf = w.leaves_used
-        w.leaves_used += 1
     else:
-        w.error = ERR_NO_LEAVES
-        return 0
+        leaf = pool_next(w, &w.leaves_used, w.leaves_cap, ERR_NO_LEAVES)
+        if not leaf:
+            return 0
     lf = &w.leaves[leaf]
     memset(lf.bits, 0, sizeof(lf.bits))
     lf.mapping = lf.full = lf.huge = lf.none = 0
@@ -154,12 +150,10 @@ cdef bint make_full(World *w, uint32_t leaf) noexcept nogil:
     cdef int i
     if table:
         w.ptes_free = <uint32_t>w.ptes[<int64_t>table * 512]
-    elif w.ptes_used < w.ptes_cap:
-        table = w.ptes_used
-        w.ptes_used += 1
     else:
-        w.error = ERR_NO_PTES
-        return False
+        table = pool_next(w, &w.ptes_used, w.ptes_cap, ERR_NO_PTES)
+        if not table:
+            return False
     pte = &w.ptes[<int64_t>table * 512]
     for i in range(512):
         pte[i] = pte_get(w, leaf, i) if lf.mapping else 0

@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.state.types cimport THP_PAGES, VM_EXEC, VM_HUGEPAGE, VM_RAND_READ, VM_SEQ_READ
 
+
 cdef inline int first_size(int wanted) noexcept nogil:
     """get_init_ra_size(): four times what is wanted at first, or twice, or all."""
     cdef int size = 1
@@ -144,4 +145,3 @@ cdef Window mmap_readahead(World *w, Vma *v, int64_t index) noexcept nogil:
         ra.size = RA_PAGES
         ra.async_size = RA_PAGES // 4
     return clipped(w, v.mapping, ra.start, ra.size, ra.async_size)
-

@@ -1,18 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """anon_vma: which VMAs may map an anonymous page. A family (a vma, its forks) shares the root's rwsem."""
 from fastmlock.mm.interval_tree cimport node_alloc, node_free, tree_insert, tree_remove
+from fastmlock.state.pool cimport pool_next
 
 
 cdef uint32_t anon_vma_alloc(World *w) noexcept nogil:
     cdef uint32_t av = w.anon_vmas_free
     if av:
         w.anon_vmas_free = w.anon_vmas[av].parent
-    elif w.anon_vmas_used < w.anon_vmas_cap:
-        av = w.anon_vmas_used
-        w.anon_vmas_used += 1
     else:
-        w.error = ERR_NO_ANON_VMAS
-        return 0
+        av = pool_next(w, &w.anon_vmas_used, w.anon_vmas_cap, ERR_NO_ANON_VMAS)
+        if not av:
+            return 0
     w.anon_vmas[av].root = av
     w.anon_vmas[av].parent = 0
     w.anon_vmas[av].tree = 0
@@ -37,12 +36,10 @@ cdef bint anon_vma_chain_link(World *w, uint32_t vma, uint32_t av) noexcept nogi
     cdef uint32_t avc = w.avcs_free
     if avc:
         w.avcs_free = w.avcs[avc].next
-    elif w.avcs_used < w.avcs_cap:
-        avc = w.avcs_used
-        w.avcs_used += 1
     else:
-        w.error = ERR_NO_AVCS
-        return False
+        avc = pool_next(w, &w.avcs_used, w.avcs_cap, ERR_NO_AVCS)
+        if not avc:
+            return False
     w.avcs[avc].vma = vma
     w.avcs[avc].anon_vma = av
     w.avcs[avc].next = v.avc

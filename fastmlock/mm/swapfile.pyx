@@ -4,7 +4,7 @@
 A vma remembers in 32 bits where it was last swapped in (the page number's low 25 bits), how large the window was (4)
 and how many of its pages were wanted since (3); 0 is a vma that was never swapped in.
 """
-from fastmlock.mm.page cimport alloc_page, cpu_node
+from fastmlock.mm.page cimport alloc_page, cpu_node, test_clear_readahead
 
 
 cdef uint32_t free_cluster(World *w) noexcept nogil:
@@ -62,8 +62,7 @@ cdef uint32_t lookup_swap_cache(World *w, uint32_t slot, uint32_t vma, int64_t v
     cdef int ahead
     if not page:
         return 0
-    ahead = 1 if w.pages[page].flags & PG_readahead else 0
-    w.pages[page].flags &= ~<uint32_t>PG_readahead
+    ahead = test_clear_readahead(w, page)
     if vma:
         value = w.vmas[vma].swap_ra
         w.vmas[vma].swap_ra = ra_value(vpn, (value >> 3) & 15, (value & 7 if value else 4) + ahead)

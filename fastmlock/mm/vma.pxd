@@ -26,6 +26,9 @@ cdef uint32_t mm_alloc(World *w) noexcept nogil
 cdef void mm_free(World *w, uint32_t mm) noexcept nogil
 cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint64_t flags, int64_t pgoff,
                         uint32_t mapping) noexcept nogil
+# another vma of the same memory, in no tree or list yet
+cdef uint32_t vm_area_dup(World *w, uint32_t vma, uint32_t mm, int64_t start, int64_t end, uint64_t flags,
+                          int64_t pgoff) noexcept nogil
 cdef void vma_free(World *w, uint32_t vma) noexcept nogil
 # gives the vma a file newly opened; takes one reference more, or gives one back, of 0 none
 cdef bint open_file(World *w, uint32_t vma) noexcept nogil

@@ -8,6 +8,7 @@ from fastmlock.mm.interval_tree cimport (node_alloc, node_free, tree_insert, tre
                                          tree_remove)
 from fastmlock.mm.page cimport work
 from fastmlock.mm.rmap cimport (anon_vma_clone, anon_vma_trees_insert, anon_vma_trees_remove, unlink_anon_vmas)
+from fastmlock.state.pool cimport pool_next
 
 
 cdef uint32_t mm_alloc(World *w) noexcept nogil:
@@ -15,12 +16,10 @@ cdef uint32_t mm_alloc(World *w) noexcept nogil:
     cdef Mm *m
     if mm:
         w.mms_free = w.mms[mm].vma
-    elif w.mms_used < w.mms_cap:
-        mm = w.mms_used
-        w.mms_used += 1
     else:
-        w.error = ERR_NO_MMS
-        return 0
+        mm = pool_next(w, &w.mms_used, w.mms_cap, ERR_NO_MMS)
+        if not mm:
+            return 0
     m = &w.mms[mm]
     m.locked_vm = m.total_vm = m.rss = 0
     m.def_flags = 0
@@ -44,12 +43,10 @@ cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint6
     cdef Vma *v
     if vma:
         w.vmas_free = w.vmas[vma].next
-    elif w.vmas_used < w.vmas_cap:
-        vma = w.vmas_used
-        w.vmas_used += 1
     else:
-        w.error = ERR_NO_VMAS
-        return 0
+        vma = pool_next(w, &w.vmas_used, w.vmas_cap, ERR_NO_VMAS)
+        if not vma:
+            return 0
     v = &w.vmas[vma]
     v.start = start
     v.end = end
@@ -60,6 +57,18 @@ cdef uint32_t vma_alloc(World *w, uint32_t mm, int64_t start, int64_t end, uint6
     v.anon_vma = v.i_mmap_node = v.avc = v.next = v.prev = v.swap_ra = v.file = 0
     work(w, WK_VMA, 1)
     return vma
+
+
+cdef uint32_t vm_area_dup(World *w, uint32_t vma, uint32_t mm, int64_t start, int64_t end, uint64_t flags,
+                          int64_t pgoff) noexcept nogil:
+    cdef Vma *v = &w.vmas[vma]
+    cdef uint32_t new = vma_alloc(w, mm, start, end, flags, pgoff, v.mapping)
+    if not new:
+        return 0
+    w.vmas[new].anon_vma = v.anon_vma
+    w.vmas[new].swap_ra = v.swap_ra
+    w.vmas[new].file = get_file(w, v.file)
+    return new
 
 
 cdef void vma_free(World *w, uint32_t vma) noexcept nogil:
@@ -78,12 +87,10 @@ cdef bint open_file(World *w, uint32_t vma) noexcept nogil:
     cdef uint32_t file = w.files_free
     if file:
         w.files_free = w.files[file].next
-    elif w.files_used < w.vmas_cap:
-        file = w.files_used
-        w.files_used += 1
     else:
-        w.error = ERR_NO_VMAS
-        return False
+        file = pool_next(w, &w.files_used, w.vmas_cap, ERR_NO_VMAS)
+        if not file:
+            return False
     w.files[file].f_ra.start = w.files[file].f_ra.size = w.files[file].f_ra.async_size = 0
     w.files[file].f_count = 1
     w.files[file].next = 0
@@ -214,14 +221,11 @@ cdef uint32_t vma_split(World *w, uint32_t vma, int64_t vpn, bint new_below) noe
     cdef int64_t start = v.start, end = v.end, pgoff = v.pgoff
     cdef uint32_t new
     if new_below:
-        new = vma_alloc(w, v.mm, start, vpn, v.flags, pgoff, v.mapping)
+        new = vm_area_dup(w, vma, v.mm, start, vpn, v.flags, pgoff)
     else:
-        new = vma_alloc(w, v.mm, vpn, end, v.flags, pgoff + (vpn - start), v.mapping)
+        new = vm_area_dup(w, vma, v.mm, vpn, end, v.flags, pgoff + (vpn - start))
     if not new:
         return 0
-    w.vmas[new].anon_vma = v.anon_vma
-    w.vmas[new].swap_ra = v.swap_ra
-    w.vmas[new].file = get_file(w, v.file)
     if v.mapping and not vma_link_file(w, new, 0):
         return 0
     if not anon_vma_clone(w, new, vma):

@@ -10,14 +10,12 @@ RA_PAGES = 32           # the most at a time: read_ahead_kb = 128
 
 def do_page_cache_ra(k: Kernel, file: File, index: int, nr: int, lookahead: int) -> None:
     """Read the missing pages of [index, index+nr) within the file, and mark the one `lookahead` before the end."""
-    mark = nr
-    nr = min(nr, file.size - index)
-    if not k.traits.disk_large_folios:
-        mark = nr
-    for i in range(nr):
+    within = min(nr, file.size - index)
+    mark = (nr if k.traits.disk_large_folios else within) - lookahead
+    for i in range(within):
         if index + i not in file.pages:
             page = filemap.add_to_page_cache(k, file, index + i)
-            page.readahead = lookahead > 0 and i == mark - lookahead
+            page.readahead = lookahead > 0 and i == mark
 
 
 def page_cache_ra_order(k: Kernel, file: File, index: int, nr: int, lookahead: int) -> None:

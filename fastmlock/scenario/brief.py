@@ -66,16 +66,9 @@ def _pages(record: Record) -> list[str]:
 def _locked(record: Record, before: Record | None) -> list[str]:
     """VmLck of the processes in which it is not what it was: "p0-3 VmLck 8 kB"."""
     was = {process: state["VmLck"] for process, state in before["p"].items()} if before else {}
-    alike: list[tuple[int, int, int]] = []
-    for process, state in record["p"].items():
-        number, locked_kb = int(process[1:]), state["VmLck"]
-        if locked_kb == was.get(process, 0):
-            continue
-        if alike and alike[-1][1:] == (number - 1, locked_kb):
-            alike[-1] = (alike[-1][0], number, locked_kb)
-        else:
-            alike.append((number, number, locked_kb))
-    return [f"p{first}{f'-{last}' if last > first else ''} VmLck {kb} kB" for first, last, kb in alike]
+    return [f"p{numbers} {text}" for numbers, text in _together(
+        (int(process[1:]), int(process[1:]), f"VmLck {state['VmLck']} kB") for process, state in record["p"].items()
+        if state["VmLck"] != was.get(process, 0))]
 
 
 def _locks(command: str) -> bool:
@@ -86,15 +79,22 @@ def _locks(command: str) -> bool:
 
 def _runs(runs: list[list[Any]]) -> str:
     """Pages in equal state: "[0-3] LUM mapped 2 count 2"."""
-    shown: list[tuple[int, int, str]] = []
+    shown = []
     for first, last, _, mapcount, flags, count in runs:
         state = "".join(flag for flag in flags if flag in _SHOWN) or "-"
         if mapcount > 0:
             state += f" mapped {mapcount}"
         if count >= 0:
             state += f" count {count}"
-        if shown and shown[-1][2] == state and shown[-1][1] + 1 == first:
-            shown[-1] = (shown[-1][0], last, state)
-        else:
-            shown.append((first, last, state))
-    return " ".join(f"[{first}{f'-{last}' if last > first else ''}] {state}" for first, last, state in shown)
+        shown.append((first, last, state))
+    return " ".join(f"[{pages}] {state}" for pages, state in _together(shown))
+
+
+def _together(spans: Iterable[tuple[int, int, str]]) -> Iterator[tuple[str, str]]:
+    """Spans (first, last, text) that follow each other and have one text are one: ("3", text), ("0-3", text)."""
+    alike: list[tuple[int, int, str]] = []
+    for first, last, text in spans:
+        if alike and alike[-1][1:] == (first - 1, text):
+            first = alike.pop()[0]
+        alike.append((first, last, text))
+    return ((f"{first}-{last}" if last > first else f"{first}", text) for first, last, text in alike)

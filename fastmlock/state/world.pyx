@@ -17,7 +17,8 @@ from fastmlock.state.layout import K, STRUCTS
 
 cdef dict _sizes = {
     "Page": sizeof(Page), "Lruvec": sizeof(Lruvec), "PageVec": sizeof(PageVec), "Leaf": sizeof(Leaf),
-    "Vma": sizeof(Vma), "File": sizeof(File), "Mm": sizeof(Mm), "Mapping": sizeof(Mapping), "TreeNode": sizeof(TreeNode),
+    "Vma": sizeof(Vma), "File": sizeof(File), "Mm": sizeof(Mm), "Mapping": sizeof(Mapping),
+    "TreeNode": sizeof(TreeNode),
     "AnonVma": sizeof(AnonVma), "AnonVmaChain": sizeof(AnonVmaChain), "KsmItem": sizeof(KsmItem),
     "Frame": sizeof(Frame), "Task": sizeof(Task), "SwapSlot": sizeof(SwapSlot), "Traits": sizeof(Traits),
 }
