@@ -70,9 +70,10 @@ def point(quick: bool) -> Point:
                  source="Waiman Long, 13 Feb 2019, 1550095217-12047-2-git-send-email-longman@redhat.com, before the "
                         "patch: 4 sockets, 56 cores, 112 threads",
                  comparisons=rows, checks=checks, xlabel="threads", ylabel="kops/s", log=True,
-                 notes=["machine: xeon-6242 with 4 nodes of 14 cores, as published core-to-core; nothing fitted but "
-                        "the loop around the lock, 22 ns, from one thread alone; the published critical section is not "
-                        "known, nor where its threads ran: here on the CPUs in the order in which Linux numbers them",
+                 notes=["machine: xeon-6242 with 4 nodes of 14 cores, as published core-to-core (theirs was probably a "
+                        "Broadwell, see docs/verification.md); nothing fitted but the loop around the lock, 22 ns, "
+                        "from one thread alone; the published critical section is not known, nor where its threads "
+                        "ran: here on the CPUs in the order in which Linux numbers them",
                         "idle states are those of that Xeon's driver; where sleeping costs more than it brings depends "
                         "on them"])
 
