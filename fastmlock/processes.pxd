@@ -9,5 +9,6 @@ cdef class Processes(KernelEntry):
     cdef dict shm_owner             # segment -> user; others are everybody's
     cdef list ksm_mms               # mms that have had something mergeable, in that order
     cdef set shared_anon            # mappings of MAP_SHARED|MAP_ANONYMOUS memory
+    cdef dict fs                    # file -> its file system; others are the kernel's own shared memory
     cdef tuple unmapping(self, int pid, tuple answer)
     cdef bint is_hugetlb(self, int pid, addr)

@@ -9,5 +9,6 @@ cdef class System(Processes):
     cdef readonly bint write_prefaults
     cdef long next_observer
     cdef object ksmd
+    cdef int drop_pagecache(self) except -1
     cdef int grow_file(self, int file, long pages) except -1
     cdef int base_pages(self, int file) except -1

@@ -81,6 +81,7 @@ cdef class System(Processes):
         self.write_prefaults = bool(traits.write_prefaults)
         self.next_observer = 0x200000000
         self.shared_anon = set()
+        self.fs = {}
         self.ksm_mms = []
         self.ksmd = None
         self.room = {}
@@ -90,11 +91,11 @@ cdef class System(Processes):
     # ------------------------------------------------------------ files and the controller
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
                     bint interleave=False, int owner=0, bint huge=False):
-        """A file on "tmpfs" (mounted huge=always, if `huge`) or "ext4", or the "shm" segment of a user `owner`, written
-        page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With
+        """A file on "tmpfs" (mounted huge=always, if `huge`; "rootfs" is another one, mounted before all others) or
+        "ext4", or the "shm" segment of a user `owner`, written page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With
         `observe` the controller maps it, as the recorder does, and never touches it. With `interleave` page i lies on
         node i modulo their number, else all lie where their writer ran. -> file number"""
-        if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
+        if fs not in ("tmpfs", "ext4", "shm", "hugetlb", "rootfs"):
             raise NotSupported(f"a file on {fs}")
         if huge and fs != "tmpfs":
             raise NotSupported(f"huge pages of {fs}")
@@ -111,6 +112,10 @@ cdef class System(Processes):
         self.make_room(pages)
         if not sparse:
             self.call(self.controller, F_FILE_WRITE, file, 0, pages, fs == "ext4")
+        if fs == "ext4":
+            self.w.mappings[file].allocated = not sparse
+            self.w.buddy_cached |= "ext4" not in self.fs.values()       # the first blocks of all
+        self.fs[file] = fs
         size = max(pages, 1)
         self.next_observer += size + 0x1000
         if observe:
@@ -343,10 +348,22 @@ cdef class System(Processes):
         if what & 1:
             if self.w.tr.drop_caches_drains:
                 self.drain_all()
-            for file in range(1, self.w.mappings_used):
-                if self.w.mappings[<int>file].kind == MAPPING_FILE:
-                    self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
+            self.drop_pagecache()
         return 0, 0
+
+    cdef int drop_pagecache(self) except -1:
+        """iterate_supers(drop_pagecache_sb): the file systems in the order in which they were mounted, the files of each
+        newest first. The kernel's own shared memory comes first; the root has many files, so that dropping them drains;
+        so does ext4's buddy cache behind its files."""
+        cdef int file
+        for fs in ("shm", "rootfs", "tmpfs", "ext4"):
+            for file in range(self.w.mappings_used - 1, 0, -1):
+                if self.w.mappings[file].kind == MAPPING_FILE and self.fs.get(file, "shm") == fs:
+                    self.call(self.controller, F_FADVISE, file, 0, <long>1 << 40, 0)
+            if fs == "rootfs" or (fs == "ext4" and self.w.buddy_cached):
+                self.call(self.controller, F_DRAIN, self.controller_cpu)
+        self.w.buddy_cached = 0
+        return 0
 
     def sysctl(self, str path, str value):
         if path == "/proc/sys/vm/compact_memory":

@@ -5,7 +5,7 @@ The specification, section 2.3. Both are held against RLIMIT_MEMLOCK. A heap tha
 locked; a stack that a fault extends gets the faulting page only.
 """
 from fastmlock.flows.frame cimport *
-from fastmlock.mm.page cimport compound_head, work
+from fastmlock.mm.page cimport compound_head, folio_mark_dirty, work
 from fastmlock.mm.pgtable cimport *
 from fastmlock.mm.rmap cimport anon_vma_prepare
 from fastmlock.mm.vma cimport *
@@ -166,7 +166,7 @@ cdef int access_remote_vm(World *w, Task *t, Frame *f) noexcept nogil:
         if f.d and f.c:
             leaf = find_leaf(w, <uint32_t>f.a, f.b)
             pte = pte_get(w, leaf, <int>(f.b & 511))
-            w.pages[compound_head(w, pte_pfn(pte))].flags |= PG_dirty       # set_page_dirty_lock()
+            folio_mark_dirty(w, compound_head(w, pte_pfn(pte)))             # set_page_dirty_lock()
             w.pages[pte_pfn(pte)].content = 0
         return ask(t, f, AR_UNLOCKED, REQ_UP_READ, LK_MMAP, <uint32_t>f.a)
     return sysret(t, f.d, 0 if f.d else EIO)

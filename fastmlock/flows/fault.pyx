@@ -358,7 +358,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
         if f.j and v.flags & VM_SHARED:
             if w.mappings[v.mapping].shmem:
                 pte_flags(w, f.i, entry, PTE_WRITE | PTE_DIRTY | PTE_YOUNG, 0)
-                w.pages[compound_head(w, f.j)].flags |= PG_dirty
+                folio_mark_dirty(w, compound_head(w, f.j))
                 return ask(t, f, FT_DONE, REQ_SPIN_UNLOCK, LK_PTL, f.i)
             get_page(w, f.j)
             return ask(t, f, FT_MKWRITE, REQ_SPIN_UNLOCK, LK_PTL, f.i)

@@ -30,7 +30,10 @@ cdef int file_write(World *w, Task *t, Frame *f) noexcept nogil:
         m.size = max(m.size, f.b + f.i)
         if page:
             if not f.d & FILE_SYNCED:
-                w.pages[compound_head(w, page)].flags |= PG_dirty
+                if m.shmem:
+                    folio_mark_dirty(w, compound_head(w, page))
+                else:
+                    w.pages[page].flags |= PG_dirty         # by its buffers: PG_reclaim stays
             if m.shmem and mark_page_accessed(w, t.cpu, page):
                 return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
             continue
@@ -194,6 +197,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
     cdef int64_t end = min(f.c, m.capacity)
     cdef int keep = ZAP_KEEP_COWED if f.d < 0 else 0
     if f.pc == 0:
+        pv.drained = 0
         if f.d >= 0:
             if f.d >= m.size:
                 m.size = f.d
@@ -203,6 +207,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             f.c = min(f.c, m.size)
             if f.b >= f.c:
                 return sysret(t, 0, 0)
+        w.buddy_cached |= m.allocated           # freeing blocks looks them up there
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:
         if f.pc == TR_GATHER:
@@ -233,13 +238,14 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
                 f.k = 1
                 return ask(t, f, TR_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, pv.page[f.j])
             f.pc = TR_DRAINED
-            if f.k:
+            if f.k and not pv.drained:
+                pv.drained = 1
                 return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
         if f.pc == TR_PARTIAL and w.tr.split_smaller:
             return unsupported(w, F_SPLIT_PAGE)
         if f.pc == TR_PARTIAL:
             if w.tr.partial_dirties:                    # its part in the range is cleared first
-                w.pages[f.k].flags |= PG_dirty
+                folio_mark_dirty(w, f.k)
             return call(w, t, f, TR_SPLIT, F_SPLIT_PAGE, f.k)
         if f.pc == TR_SPLIT:
             if not t.res:
@@ -301,6 +307,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
     if f.pc == 0:
         if f.d and m.shmem:
             return sysret(t, 0, 0)              # no backing device: nothing can be dropped
+        pv.drained = 0
         f.pc = IV_GATHER
         if f.d:                                 # written back first
             return call(w, t, f, IV_WRITTEN, F_FSYNC, f.a, f.b, min(f.c, m.size))
@@ -334,7 +341,10 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
                 else:
                     delete_from_page_cache(w, <uint32_t>f.a, p.index, False)
                     p.refcount -= 1
-            return call(w, t, f, IV_DRAINED, F_DRAIN, t.cpu)
+            f.pc = IV_DRAINED
+            if not pv.drained:
+                pv.drained = 1
+                return call(w, t, f, IV_DRAINED, F_DRAIN, t.cpu)
         if f.pc == IV_DRAINED:
             return call(w, t, f, IV_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
         if f.pc == IV_RELEASED:
@@ -342,6 +352,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
             f.pc = IV_GATHER
         if f.pc == IV_DRAINED_ALL:
             f.k = 0
+            pv.drained = 0
             f.pc = IV_GATHER
 
 

@@ -70,8 +70,8 @@ cdef int get_user_pages(World *w, Task *t, Frame *f) noexcept nogil:
         elif f.d & FOLL_TOUCH and not f.k:
             w.pages[w.zero_page].flags ^= PG_referenced     # marked like any other; on no list, the mark goes again
         elif f.d & FOLL_TOUCH:
-            if f.d & FOLL_WRITE and not pte & PTE_DIRTY:
-                w.pages[compound_head(w, f.k)].flags |= PG_dirty
+            if f.d & FOLL_WRITE and not pte & PTE_DIRTY and not test(w, compound_head(w, f.k), PG_dirty):
+                folio_mark_dirty(w, compound_head(w, f.k))
             if mark_page_accessed(w, t.cpu, f.k):
                 return call(w, t, f, GU_ACCESSED, F_PVEC, t.cpu, PVEC_ACTIVATE)
     if f.pc == GU_HUGE_MLOCKED:

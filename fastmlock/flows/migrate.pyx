@@ -38,7 +38,7 @@ cdef uint32_t move_to_new_page(World *w, Task *t, uint32_t page, int node) noexc
     if not new:
         return 0
     n.flags |= p.flags & (PG_swapbacked | PG_dirty | PG_referenced | PG_active | PG_unevictable | PG_anon
-                          | PG_anon_exclusive)
+                          | PG_anon_exclusive | PG_readahead)
     n.mapping = p.mapping
     n.content = p.content
     n.index = p.index
@@ -155,7 +155,7 @@ cdef int try_to_migrate(World *w, Task *t, Frame *f) noexcept nogil:
             if not page_vma_mapped(w, pte, PTE_PRESENT, page):
                 return ask(t, f, MI_NEXT, REQ_SPIN_UNLOCK, LK_PTL, f.j)
             if pte & PTE_DIRTY and not p.flags & PG_anon:
-                p.flags |= PG_dirty
+                folio_mark_dirty(w, page)
             pte_clear(w, f.j, entry)
             pte_set(w, f.j, entry, mk_pte(page, PTE_MIGRATION | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))), 0, 0)
             return call(w, t, f, MI_REMOVED, F_REMOVE_RMAP, page, w.nodes[f.i].vma)

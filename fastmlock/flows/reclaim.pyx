@@ -250,7 +250,7 @@ cdef int shrink_page(World *w, Task *t, Frame *f) noexcept nogil:
             if p.refcount == 1:
                 return ask(t, f, SH_FREED, REQ_UNLOCK_PAGE, LK_PAGE, page)
         elif p.flags & PG_dirty and not p.flags & PG_swapbacked:        # a disk file's: not written here
-            p.flags |= PG_readahead                                     # PG_reclaim, the same bit
+            p.flags |= PG_reclaim
             f.pc = SH_ACTIVATE
         elif p.refcount == 2 and (p.mapping or p.flags & PG_swapcache):     # the cache's and ours alone
             if not p.flags & PG_dirty or writepage(w, t.cpu, page):
@@ -285,7 +285,7 @@ cdef inline bint unmap_one(World *w, Vma *v, uint32_t leaf, int entry, uint64_t 
     was freed lazily, and then written again or taken by somebody."""
     cdef Page *p = &w.pages[page]
     if pte & PTE_DIRTY:
-        p.flags |= PG_dirty
+        folio_mark_dirty(w, page)
     if (p.flags & (PG_anon | PG_swapbacked)) == PG_anon and (p.flags & PG_dirty or p.refcount != 1 + p.mapcount):
         p.flags |= PG_swapbacked
         return True

@@ -42,6 +42,7 @@ cdef int sys_shm_lock(World *w, Task *t, Frame *f) noexcept nogil:
             m.unevictable = 1
             return sysret(t, 0, 0)
         m.unevictable = 0
+        pv.drained = 0
         f.pc = SU_GATHER
     while True:
         if f.pc == SU_GATHER:
@@ -82,7 +83,10 @@ cdef int sys_shm_lock(World *w, Task *t, Frame *f) noexcept nogil:
                 f.k = 0
                 return ask(t, f, SU_UNLOCKED, REQ_SPIN_UNLOCK, LK_LRU, page)
         if f.pc == SU_UNLOCKED:
-            return call(w, t, f, SU_DRAINED, F_DRAIN, t.cpu)
+            f.pc = SU_DRAINED
+            if not pv.drained:
+                pv.drained = 1
+                return call(w, t, f, SU_DRAINED, F_DRAIN, t.cpu)
         if f.pc == SU_DRAINED:
             return call(w, t, f, SU_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
         if f.pc == SU_RELEASED:
@@ -170,7 +174,8 @@ cdef int vfs_fsync_range(World *w, Task *t, Frame *f) noexcept nogil:
                 return call(w, t, f, FS_DONE, F_DRAIN, t.cpu)
             return ret(t, 0)
         if f.pc == FS_LOCKED:
-            w.pages[page].flags &= ~<uint32_t>(PG_dirty | PG_readahead)
+            w.mappings[<uint32_t>f.a].allocated = 1
+            w.pages[page].flags &= ~<uint32_t>(PG_dirty | PG_reclaim)
             return ask(t, f, FS_WALK, REQ_DOWN_READ, LK_I_MMAP, <uint32_t>f.a)
         if f.pc == FS_WALK:
             while rmap_next(w, page, PTE_PRESENT, page, &f.i, &vpn, &f.j):

@@ -116,8 +116,8 @@ cdef int split_huge_page(World *w, Task *t, Frame *f) noexcept nogil:
             pte_clear(w, f.j, entry)
             if anon:
                 pte_set(w, f.j, entry, mk_pte(page, PTE_MIGRATION | <int>(pte & (PTE_YOUNG | PTE_DIRTY | PTE_WRITE))), 0, 0)
-            else:
-                w.pages[head].flags |= PG_dirty if pte & PTE_DIRTY else 0
+            elif pte & PTE_DIRTY:
+                folio_mark_dirty(w, head)
             w.mms[v.mm].rss -= 1
             return call(w, t, f, SG_UNMAPPED, F_REMOVE_RMAP, page, w.nodes[f.k].vma, RMAP_IF_MLOCKED)
         if f.pc == SG_UNMAPPED:

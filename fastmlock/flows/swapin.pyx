@@ -241,7 +241,7 @@ cdef int shmem_swapin(World *w, Task *t, Frame *f) noexcept nogil:
     m.nrpages += 1
     p.mapping = <uint32_t>f.a
     p.index = f.b
-    p.flags |= PG_dirty
+    folio_mark_dirty(w, f.k)
     return ret(t, f.k)
 
 

@@ -45,8 +45,8 @@ cdef inline bint test_clear(World *w, uint32_t page, uint32_t flag) noexcept nog
 
 
 cdef inline void folio_mark_dirty(World *w, uint32_t page) noexcept nogil:
-    """Written by a process. PG_readahead is PG_reclaim too, which is of no earlier write-back's use from now on."""
-    w.pages[page].flags = w.pages[page].flags & ~<uint32_t>PG_readahead | PG_dirty
+    """set_page_dirty(): written by a process, so that no earlier write-back's end is a reason to reclaim it."""
+    w.pages[page].flags = w.pages[page].flags & ~<uint32_t>PG_reclaim | PG_dirty
 
 
 cdef inline bint test_clear_readahead(World *w, uint32_t page) noexcept nogil:

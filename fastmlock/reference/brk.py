@@ -21,6 +21,7 @@ from .state import (
     Mm,
     Task,
     Vma,
+    folio_mark_dirty,
 )
 
 STACK_GUARD_GAP = 256           # pages
@@ -121,6 +122,6 @@ def access_remote_vm(k: Kernel, task: Task, mm: Mm, addr: int, write: bool) -> i
     if done and write:
         pmd = mm.huge_pmd(addr)
         page = mm.ptes[addr].page if pmd is None else pmd.page.subpages[addr % PTRS_PER_PTE]
-        page.folio.dirty = True
+        folio_mark_dirty(page.folio)
         page.content = 0
     return 0 if done else EIO

@@ -74,7 +74,7 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
     for at in range(first, last):
         index = vma.index(at)
         page = vma.file.pages.get(index)
-        if page is None or page.readahead or index >= vma.file.size:
+        if page is None or page.folio.readahead or index >= vma.file.size:
             continue
         if at in vma.mm.ptes or at in vma.mm.swapped:
             continue
@@ -127,15 +127,10 @@ def filemap_read(k: Kernel, file: File, index: int) -> None:
     file.prev_pos = index if k.traits.pread_marks_next else index + 1
 
 
-def folio_mark_dirty(page: Page) -> None:
-    """Written by a process. PG_readahead is PG_reclaim too, which a page that is dirtied again loses."""
-    page.dirty, page.readahead = True, False
-
-
 def generic_perform_write(k: Kernel, file: File, index: int) -> None:
     """pwrite of one page of a disk file: found or made, and dirtied; a write is no access."""
     page = file.pages.get(index) or add_to_page_cache(k, file, index)
-    page.dirty = True
+    page.dirty = True                                        # by its buffers: PG_reclaim stays
     file.size = max(file.size, index + 1)
 
 
@@ -143,6 +138,7 @@ def vfs_fsync_range(k: Kernel, file: File, first: int, end: int) -> None:
     """Write the dirty pages of [first, end) out and wait. Each becomes clean in all shared mappings too, so that the
     next write to one faults. Letting go of what was found drains the cpu."""
     dirty = [file.pages[index] for index in sorted(file.pages) if first <= index < end and file.pages[index].dirty]
+    file.allocated |= bool(dirty)
     for page in dirty:
         swap.get_page(page)
         page.dirty = page.readahead = False

@@ -20,6 +20,7 @@ from .state import (
     Pte,
     Vma,
     pmd_start,
+    folio_mark_dirty,
 )
 
 
@@ -38,8 +39,8 @@ def follow_page_pte(k: Kernel, vma: Vma, pte: Pte | None, write: bool, foll_mloc
     if pte is None or pte.migration or (write and not pte.write):
         return False
     page = pte.page
-    if write and not pte.dirty:
-        page.folio.dirty = True
+    if write and not pte.dirty and not page.folio.dirty:
+        folio_mark_dirty(page.folio)
     swap.mark_page_accessed(k, page)        # the zero page too: on no list, its mark comes and goes
     if foll_mlock and vma.flags & VM_LOCKED and (page.anon or page.mapping is not None) and not page.compound:
         swap.lru_add_drain(k)

@@ -22,6 +22,7 @@ from .state import (
     Pte,
     Vma,
     pmd_start,
+    folio_mark_dirty,
 )
 from .traits import CowReuse
 
@@ -261,7 +262,8 @@ def unmap_page(k: Kernel, head: Page, page: Page) -> list[tuple[Vma, Pte]]:
             found.append((vma, pte))
         else:
             del vma.mm.ptes[addr]
-            head.dirty |= pte.dirty
+            if pte.dirty:
+                folio_mark_dirty(head)
         rmap.page_remove_rmap(k, page, vma, munlock=head.mlocked)
         swap.put_page(k, page)
         if k.traits.p11_migration_drains and vma.flags & VM_LOCKED:

@@ -17,7 +17,7 @@ def hugepage_vma_check(k: Kernel, vma: Vma, *, enforce_sysfs: bool) -> bool:
     if vma.flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB):
         return False
     if vma.file is not None:                # tmpfs asks its mount; another file would have to be executable
-        if vma.file.fs not in ("tmpfs", "shm", "shmem") or (vma.start - vma.pgoff) % HPAGE_PMD_NR:
+        if vma.file.fs not in ("tmpfs", "rootfs", "shm", "shmem") or (vma.start - vma.pgoff) % HPAGE_PMD_NR:
             return False
         if enforce_sysfs and (not vma.file.huge or k.thp_enabled == "never"):
             return False

@@ -23,6 +23,7 @@ from .state import (
     Task,
     Vma,
     pmd_start,
+    folio_mark_dirty,
 )
 from .traits import CowReuse
 
@@ -104,7 +105,7 @@ def do_fault(k: Kernel, vma: Vma, addr: int, write: bool, may_retry: bool = Fals
         vma.mm.ptes[addr] = Pte(page, write=write or vma.pte_write_default, young=True, dirty=write or born_dirty)
         rmap.page_add_file_rmap(k, page, vma)
     if write:
-        filemap.folio_mark_dirty(page.folio)
+        folio_mark_dirty(page.folio)
     return 0
 
 
@@ -121,7 +122,7 @@ def do_wp_page(k: Kernel, vma: Vma, addr: int, pte: Pte) -> None:
     page = pte.page
     if not vma.private:
         pte.write = pte.young = pte.dirty = True
-        filemap.folio_mark_dirty(page.folio)
+        folio_mark_dirty(page.folio)
     elif page.anon and page.ksm is None and _can_reuse(k, vma, page):
         page.exclusive = True
         pte.write = pte.young = pte.dirty = True
@@ -263,7 +264,7 @@ def zap_pte_range(k: Kernel, tlb: MmuGather, vma: Vma, start: int, end: int, eve
         delay = False
         if not page.anon:
             if pte.dirty:
-                filemap.folio_mark_dirty(page.folio)
+                folio_mark_dirty(page.folio)
                 force_flush = True
                 delay = k.traits.delayed_rmap
             young = pte.young

@@ -42,7 +42,7 @@ def _move_to_new_page(k: Kernel, page: Page) -> Page:
     new.mapping, new.anon_vma, new.index = page.mapping, page.anon_vma, page.index
     new.swapbacked, new.dirty, new.referenced = page.swapbacked, page.dirty, page.referenced
     new.active, new.unevictable, new.exclusive = page.active, page.unevictable, page.exclusive
-    new.content = page.content
+    new.content, new.readahead = page.content, page.readahead
     if page.mapping is not None:
         page.mapping.pages[page.index] = new
         swap.get_page(new)

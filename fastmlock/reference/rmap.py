@@ -4,7 +4,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import ksm, mlock, swap, swapfile
-from .state import VM_EXEC, VM_LOCKED, VM_SEQ_READ, AnonVma, Kernel, Page, Pte, SwapPte, Vma, pmd_start
+from .state import (
+    VM_EXEC,
+    VM_LOCKED,
+    VM_SEQ_READ,
+    AnonVma,
+    Kernel,
+    Page,
+    Pte,
+    SwapPte,
+    Vma,
+    folio_mark_dirty,
+    pmd_start,
+)
 
 
 # ---------------------------------------------------------------- anon_vmas
@@ -219,7 +231,8 @@ def try_to_unmap(k: Kernel, page: Page, *, ignore_mlock: bool = False) -> bool:
             else:
                 mlock.mlock_vma_page_locked(k, page)
             return False
-        page.dirty = page.dirty or pte.dirty
+        if pte.dirty:
+            folio_mark_dirty(page)
         if page.anon and not page.swapbacked and (page.dirty or page.refcount != 1 + page.mapcount):
             page.swapbacked = True           # lazily freed, then written again
             return False
@@ -245,8 +258,8 @@ def try_to_migrate(k: Kernel, page: Page) -> list[tuple[Vma, int, Pte]]:
         pte = page_vma_mapped_walk(page, vma, addr)
         if pte is None:
             continue
-        if pte.dirty:
-            page.dirty = page.dirty or not page.anon
+        if pte.dirty and not page.anon:
+            folio_mark_dirty(page)
         pte.migration = True
         entries.append((vma, addr, pte))
         page_remove_rmap(k, page, vma)

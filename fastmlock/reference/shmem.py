@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from . import filemap, swap, swapfile, swapin
-from .state import File, Kernel, Page, add_page_to_lru_list, del_page_from_lru_list
+from .state import File, Kernel, Page, add_page_to_lru_list, del_page_from_lru_list, folio_mark_dirty
 
 
 def find_page(k: Kernel, file: File, index: int) -> Page | None:
@@ -31,7 +31,7 @@ def shmem_file_write(k: Kernel, file: File, index: int) -> None:
     """pwrite of one page."""
     page = shmem_getpage(k, file, index, write=True)
     assert page is not None
-    page.folio.dirty = True
+    folio_mark_dirty(page.folio)
     file.size = max(file.size, index + 1)
 
 
@@ -58,12 +58,13 @@ def shmem_file_read(k: Kernel, file: File, index: int) -> None:
 def shmem_unlock_mapping(k: Kernel, file: File) -> None:
     """After SHM_UNLOCK: every page is looked at, a pagevec at a time, and those that nothing else keeps are rescued."""
     indices = sorted(file.pages)
+    drained = False
     for at in range(0, len(indices), k.traits.pagevec_size):
         pages = [file.pages[index] for index in indices[at:at + k.traits.pagevec_size]]
         for page in pages:
             swap.get_page(page)
             check_move_unevictable_page(k, page)
-        swap.pagevec_release(k, pages)
+        drained = swap.pagevec_release(k, pages, drained)
 
 
 def check_move_unevictable_page(k: Kernel, page: Page) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING
 
 from ..scenario.system import HEAP
@@ -190,8 +191,8 @@ class File:
     """An inode with its address_space; a segment of shared memory is one too."""
 
     number: int
-    fs: str                                # "tmpfs", "ext4", "shm", "hugetlb", "shmem" (anonymous), or what a
-                                           # process maps of its own: "secret", "packet", "devmem"
+    fs: str                                # "tmpfs", "rootfs", "ext4", "shm", "hugetlb", "shmem" (anonymous), or what
+                                           # a process maps of its own: "secret", "packet", "devmem"
     size: int                              # i_size, in pages
     pages: dict[int, Page] = field(default_factory=dict)
     shadows: set[int] = field(default_factory=set)      # indices whose page reclaim evicted
@@ -203,6 +204,8 @@ class File:
     reserved: set[int] = field(default_factory=set)     # hugetlb: pages that shared mappings have reserved
     ra: ReadAhead = field(default_factory=lambda: ReadAhead())      # of the controller's descriptor
     prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
+    ino: int = field(default_factory=count().__next__)      # the later made, the higher
+    allocated: bool = False                # on the disk it has blocks
 
     @property
     def shmem(self) -> bool:
@@ -395,6 +398,7 @@ class Kernel:
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lists: dict[str, dict[Page, None]] = field(default_factory=lambda: {name: {} for name in LISTS})   # tail first
     max_map_count: int = 65530
+    buddy_cached: bool = False              # ext4: its buddy cache, an inode like the files', has pages
     lru_disabled: bool = False              # lru_cache_disable(): batches are processed at every addition
     offline_frames: set[int] = field(default_factory=set)
     swap: SwapArea | None = None            # None: no swap device is on
@@ -451,6 +455,11 @@ def page_lru(page: Page) -> str:
     if page.unevictable:
         return "unevictable"
     return ("active_" if page.active else "inactive_") + ("anon" if page.swapbacked else "file")
+
+
+def folio_mark_dirty(page: Page) -> None:
+    """`set_page_dirty`: written by a process. PG_readahead is PG_reclaim too, which a page that is dirtied loses."""
+    page.dirty, page.readahead = True, False
 
 
 def add_page_to_lru_list(k: Kernel, page: Page, *, tail: bool = False) -> None:

@@ -48,11 +48,13 @@ def release_pages(k: Kernel, pages: Iterable[Page]) -> None:
         free[before:] = reversed(free[before:])
 
 
-def pagevec_release(k: Kernel, pages: list[Page]) -> None:
-    """Drop the references of a private pagevec, after a local drain if it holds anything."""
-    if pages:
+def pagevec_release(k: Kernel, pages: list[Page], drained: bool = False) -> bool:
+    """Drop the references of a private pagevec; a local drain comes before, the first time that it holds anything.
+    -> whether that drain has been"""
+    if pages and not drained:
         lru_add_drain(k)
-        release_pages(k, pages)
+    release_pages(k, pages)
+    return drained or bool(pages)
 
 
 # ---------------------------------------------------------------- lru_add
@@ -127,6 +129,7 @@ def _deactivate_file_fn(k: Kernel, page: Page) -> None:
         return
     del_page_from_lru_list(k, page)
     page.active = page.referenced = False
+    page.readahead |= page.dirty                             # PG_reclaim, the same bit
     add_page_to_lru_list(k, page, tail=not page.dirty)
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from . import filemap, memory, mlock, rmap, swap, swapfile
-from .state import CONTENT_UNKNOWN, VM_LOCKED, VM_WRITE, File, Kernel, Page, Pte, SwapEntry, Vma
+from .state import CONTENT_UNKNOWN, VM_LOCKED, VM_WRITE, File, Kernel, Page, Pte, SwapEntry, Vma, folio_mark_dirty
 from .traits import CowReuse
 
 
@@ -95,5 +95,5 @@ def shmem_swapin_page(k: Kernel, file: File, index: int) -> Page:
         swapfile.delete_from_swap_cache(k, page)
     swapfile.swap_free(k, entry)
     filemap.replace_in_page_cache(file, index, page)
-    page.dirty = True
+    folio_mark_dirty(page)
     return page

@@ -50,7 +50,7 @@ class ReferenceSystem(Processes):
                     huge: bool = False) -> int:
         """Written page by page (a disk file is synced), then (`observe`) mapped by the controller, which never touches
         it."""
-        if fs not in ("tmpfs", "ext4", "shm", "hugetlb"):
+        if fs not in ("tmpfs", "ext4", "shm", "hugetlb", "rootfs"):
             raise NotSupported(f"a file on {fs}")
         if huge and fs != "tmpfs":
             raise NotSupported(f"huge pages of {fs}")
@@ -62,8 +62,10 @@ class ReferenceSystem(Processes):
             return file.number
         for index in range(0 if sparse else pages):
             self._write(file, index)
-        if not sparse and not file.shmem:
+        if not file.shmem:
             self._sync(file)
+            file.allocated = not sparse
+            k.buddy_cached |= not any(other.fs == "ext4" for other in self._files[:-1])     # the first blocks of all
         size = max(pages, 1)
         self._next_observer += size + 0x1000
         if observe:
@@ -215,7 +217,7 @@ class ReferenceSystem(Processes):
                 raise NotSupported("drop_caches of a huge page that lies partly behind the end of its file")
             huge_memory.deferred_split_scan(k)
         if what & 1:
-            vmscan.drop_pagecache(k, [file for file in (*self._files, *self._shared_anon) if file.fs != "hugetlb"])
+            vmscan.drop_pagecache(k, [*self._files, *self._shared_anon])
         return OK
 
     def sysctl(self, path: str, value: str) -> tuple[int, int]:

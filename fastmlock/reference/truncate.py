@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from ..scenario.system import NotSupported
 from . import filemap, huge_memory, memory, swap, swapfile
-from .state import HPAGE_PMD_NR, File, Kernel, Page
+from .state import HPAGE_PMD_NR, File, Kernel, Page, folio_mark_dirty
 
 PAGEVEC_SIZE = 15
 FAR = 1 << 40
@@ -19,8 +19,8 @@ def _pagevecs(k: Kernel, file: File, first: int, last: int, *, swapped: bool = F
     return [found[i:i + size] for i in range(0, len(found), size)]
 
 
-def truncate_inode_pages_range(k: Kernel, file: File, first: int, last: int) -> None:
-    """Pages leave the cache one pagevec at a time; releasing each pagevec starts with a local drain. A THP that lies
+def truncate_inode_pages_range(k: Kernel, file: File, first: int, last: int, drained: bool = False) -> None:
+    """Pages leave the cache one pagevec at a time; releasing the first one starts with a local drain. A THP that lies
     partly in the range is split behind that, and its pages go in another round."""
     for indices in _pagevecs(k, file, first, last, swapped=True):
         pagevec = [file.pages[i] for i in indices if i in file.pages]
@@ -35,17 +35,18 @@ def truncate_inode_pages_range(k: Kernel, file: File, first: int, last: int) -> 
                 memory.unmap_mapping_range(k, file, page.index, page.index + page.nr - 1, even_cows=False)
             page.dirty = False
             filemap.delete_from_page_cache(k, page)
-        swap.pagevec_release(k, pagevec)
+        drained = swap.pagevec_release(k, pagevec, drained)
     partial = _partial_folio(file, first, last)
     if partial is not None:
         if k.traits.split_smaller:
             raise NotSupported("truncation within a huge page, which this kernel splits into smaller large folios")
         swap.get_page(partial)
-        partial.dirty = partial.dirty or k.traits.partial_dirties
+        if k.traits.partial_dirties:
+            folio_mark_dirty(partial)
         if not huge_memory.split_huge_page(k, partial):
             raise NotSupported("truncation within a huge page that somebody holds")
         swap.put_page(k, partial)
-        truncate_inode_pages_range(k, file, first, last)
+        truncate_inode_pages_range(k, file, first, last, drained)
 
 
 def _partial_folio(file: File, first: int, last: int) -> Page | None:
@@ -62,6 +63,7 @@ def truncate_setsize(k: Kernel, file: File, size: int) -> None:
     """ftruncate: i_size first, then unmap private copies and all, drop the pages, unmap again."""
     old, file.size = file.size, size
     if size < old:
+        k.buddy_cached |= file.allocated                     # freeing blocks looks them up there
         memory.unmap_mapping_range(k, file, size, FAR, even_cows=True)
         truncate_inode_pages_range(k, file, size, FAR)
         memory.unmap_mapping_range(k, file, size, FAR, even_cows=True)
@@ -74,6 +76,7 @@ def punch_hole(k: Kernel, file: File, first: int, last: int) -> None:
         last = min(last, file.size - 1)
     if first > last:
         return
+    k.buddy_cached |= file.allocated
     memory.unmap_mapping_range(k, file, first, last, even_cows=False)
     truncate_inode_pages_range(k, file, first, last)
     file.shadows = {i for i in file.shadows if not first <= i <= last}
@@ -81,7 +84,7 @@ def punch_hole(k: Kernel, file: File, first: int, last: int) -> None:
 
 def invalidate_mapping_pages(k: Kernel, file: File, first: int, last: int) -> int:
     """Drop clean, unmapped pages that nobody else holds, and the shadows of reclaimed ones. -> how many had to stay"""
-    failed = 0
+    failed, drained = 0, False
     file.shadows = {i for i in file.shadows if not first <= i <= last}
     for indices in _pagevecs(k, file, first, last):
         pagevec = [file.pages[i] for i in indices]
@@ -93,7 +96,7 @@ def invalidate_mapping_pages(k: Kernel, file: File, first: int, last: int) -> in
                 swap.deactivate_file_page(k, page)
             else:
                 filemap.delete_from_page_cache(k, page)
-        swap.pagevec_release(k, pagevec)
+        drained = swap.pagevec_release(k, pagevec, drained)
     return failed
 
 

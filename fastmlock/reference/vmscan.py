@@ -91,11 +91,17 @@ def _remove_mapping(k: Kernel, page: Page, *, remembered: bool) -> None:
 
 def drop_pagecache(k: Kernel, files: list[File]) -> None:
     """drop_caches bit 0: every clean unmapped page of every file, tmpfs included (a hole that was only read is
-    clean); pages that must stay are deactivated."""
+    clean); pages that must stay are deactivated. `iterate_supers`: the file systems in the order in which they were
+    mounted, the files of each newest first. The kernel's own shared memory comes first; the root has many files, so
+    that dropping them drains; so does ext4's buddy cache behind its files."""
     if k.traits.drop_caches_drains:
         swap.lru_add_drain_all(k)
-    for file in files:
-        truncate.invalidate_mapping_pages(k, file, 0, truncate.FAR)
+    for kinds in (("shmem", "shm"), ("rootfs",), ("tmpfs",), ("ext4",)):
+        for file in sorted((file for file in files if file.fs in kinds), key=lambda file: file.ino, reverse=True):
+            truncate.invalidate_mapping_pages(k, file, 0, truncate.FAR)
+        if "rootfs" in kinds or ("ext4" in kinds and k.buddy_cached):
+            swap.lru_add_drain(k)
+    k.buddy_cached = False
 
 
 # ---------------------------------------------------------------- scans

@@ -211,7 +211,7 @@ class Image:
         self.printed = 0
         self.paths: dict[int, str] = {}
         me = host.controller
-        program = host.create_file("tmpfs", PROGRAM_PAGES, observe=False)
+        program = host.create_file("rootfs", PROGRAM_PAGES, observe=False)
         self.paths[program] = PROGRAM
         for start, pages, prot, pgoff in SEGMENTS:
             flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE | (MAP_ANONYMOUS if pgoff is None else 0)

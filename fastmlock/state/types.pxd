@@ -44,8 +44,8 @@ cdef enum PageFlag:
     PG_buddy = 1 << 17
     PG_reserved = 1 << 18       # the zero page
     PG_reclaim = 1 << 19
+    PG_readahead = 1 << 19      # the same bit, as there
     PG_anon_exclusive = 1 << 20
-    PG_readahead = 1 << 21
     PG_offline = 1 << 22        # a frame that was taken out of the machine
     PG_hugetlb = 1 << 23        # head of a page of the hugetlb pool ...
     PG_restore_reserve = 1 << 26    # ... that is reserved again when it comes back there
@@ -254,7 +254,7 @@ cdef struct PageVec:
     int32_t nr
     uint32_t page[31]
     uint8_t kind[31]        # MlockEntry, mlock batch only
-    uint8_t spare
+    uint8_t drained         # releasing a private one drains its cpu, the first time (percpu_pvec_drained)
 
 # Bits of 64 entries of a linear leaf.
 cdef struct PteBits:
@@ -332,6 +332,7 @@ cdef struct Mapping:
     uint8_t huge            # 1 = tmpfs mounted huge=always: a hole becomes a THP where one fits
     uint16_t interleave     # 1 = pages spread over nodes
     uint32_t node
+    uint32_t allocated      # 1 = on the disk it has blocks
     Readahead ra            # of the descriptor that reads it
     int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
 
@@ -573,6 +574,7 @@ cdef struct World:
     uint32_t huge_nfree         # base pages of these
     uint32_t hugetlb_pool       # hugetlb's free pages, linked by lru_next, the last one given back first
     int64_t hugetlb_total, hugetlb_free, hugetlb_resv, hugetlb_surplus      # in huge pages, as /proc/meminfo has them
+    int32_t buddy_cached        # ext4: its buddy cache, an inode like the files', has pages
     int32_t thp_enabled         # /sys/kernel/mm/transparent_hugepage/enabled: ThpEnabled
     int32_t fine                # let time pass after each page of a batch, not after the whole batch
     # counts of what happened, never reset by the model
