@@ -78,7 +78,7 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
                     return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_LRU_ADD)
                 continue
             return read_window(w, t, f, 1, <uint32_t>f.a, window)
-        if page and test_clear_readahead(w, page):
+        if page and not m.shmem and test_clear_readahead(w, page):
             return read_window(w, t, f, 0, <uint32_t>f.a, page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1))
         f.i += 1
         if not page or f.b + f.i > m.size:
