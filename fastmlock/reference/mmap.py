@@ -2,7 +2,9 @@
 unmapping (KERNEL.md 2.2, 2.3)."""
 from __future__ import annotations
 
+from dataclasses import replace
 from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM
+from typing import Any
 
 from ..scenario.system import NotSupported
 from . import gup, huge_memory, hugetlb, memory, mlock, rmap, swap
@@ -82,6 +84,11 @@ def split_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, *, new_below: bool) -> int
     return _split_vma(k, vma, addr, new_below)
 
 
+def vm_area_dup(vma: Vma, **changes: Any) -> Vma:
+    """A vma like it, but for these fields; on no list, and linked to no anon_vma yet."""
+    return replace(vma, chain=[], **changes)
+
+
 def isolate_range(k: Kernel, vma: Vma, start: int, end: int) -> None:
     """Split until `vma` is [start, end) alone; the caller has seen that the limit of vmas leaves room."""
     if vma.start < start:
@@ -95,12 +102,7 @@ def _split_vma(k: Kernel, vma: Vma, addr: int, new_below: bool) -> int:
     if vma.flags & VM_HUGETLB and addr % PTRS_PER_PTE:
         return EINVAL
     huge_memory.vma_adjust_trans_huge(k, vma, addr)
-    new = Vma(vma.mm, vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.anon_vma, name=vma.name,
-              vm_file=vma.vm_file, swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
-    if new_below:
-        new.end = addr
-    else:
-        new.start, new.pgoff = addr, vma.index(addr)
+    new = vm_area_dup(vma, end=addr) if new_below else vm_area_dup(vma, start=addr, pgoff=vma.index(addr))
     rmap.anon_vma_clone(new, vma)
     if new_below:
         vma_adjust(vma, addr, vma.end, vma.index(addr))
@@ -379,8 +381,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     for vma in parent.vmas:
         if vma.flags & VM_DONTCOPY:
             continue
-        new = Vma(child, vma.start, vma.end, vma.flags & ~VM_LOCKED_MASK, vma.pgoff, vma.file, name=vma.name,
-                  vm_file=vma.vm_file, swap_readahead=vma.swap_readahead)
+        new = vm_area_dup(vma, mm=child, flags=vma.flags & ~VM_LOCKED_MASK, anon_vma=None, resv=None,
+                          resv_unmapped=False)
         if not vma.flags & VM_WIPEONFORK:
             rmap.anon_vma_fork(new, vma)
         child.vmas.append(new)

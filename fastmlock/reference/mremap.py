@@ -183,8 +183,7 @@ def copy_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, pages: int, new_addr: int) 
                             vma.vm_file, pgoff, vma)
     if merged is not None:
         return merged
-    new = Vma(mm, new_addr, new_addr + pages, vma.flags, pgoff, vma.file, vma.anon_vma,
-              vm_file=vma.vm_file, swap_readahead=vma.swap_readahead, resv=vma.resv, resv_unmapped=vma.resv_unmapped)
+    new = mmap.vm_area_dup(vma, start=new_addr, end=new_addr + pages, pgoff=pgoff, name=None)
     rmap.anon_vma_clone(new, vma)
     mm.link(new)
     if new.file is not None:
