@@ -118,7 +118,8 @@ class Traits:
     ra_huge: int = 0                #: a fault under MADV_HUGEPAGE reads two huge pages' worth of the file (5.18)
     ra_exec: int = 0                #: a fault of executable memory reads ahead of it, within its VMA, not around (6.17)
     ra_large_folios: int = 0        #: disk filesystems read ahead in large folios (6.16): refused
-    pread_marks_next: int = 0       #: a sequential read does not mark its next page accessed (not 5.11 to 5.18)
+    pread_marks_next: int = 0       #: a sequential read marks its next page accessed (not 5.11 to 5.18)
+    ra_from_last: int = 0           #: a read that leaves a page out is no stream for read-ahead (through 5.10)
     child_runs_first: int = 0 #: after a fork the child writes before its parent does (EEVDF, 6.6)
     write_prefaults: int = 1 #: write() faults its buffer in before it looks the page up (through 6.15)
     drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.12 does, 6.1 not)
@@ -183,7 +184,7 @@ def with_patches(base: Traits, first: int) -> Traits:
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
                 zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0, secretmem=0,
-                walk_marks_thp=0, partial_dirties=0, read_past_end=1)
+                walk_marks_thp=0, partial_dirties=0, read_past_end=1, ra_from_last=1)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,

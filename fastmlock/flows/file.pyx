@@ -59,6 +59,7 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
     cdef uint32_t page
     cdef Window window
+    cdef bint marked
     while f.i < f.c and (f.b + f.i < m.size or w.tr.read_past_end and not m.shmem):
         if swapped_slot(w, <uint32_t>f.a, f.b + f.i):
             return call(w, t, f, 0, F_SHMEM_SWAPIN, f.a, f.b + f.i)
@@ -68,7 +69,8 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
             return call(w, t, f, 0, F_READAHEAD, f.a, f.b + f.i, 1)
         f.pc = 0
         if not page and not m.shmem:
-            window = page_cache_sync_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1, m.prev_pos - 1)
+            window = page_cache_sync_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1,
+                                        m.prev_pos - 1 - w.tr.ra_from_last)
             if f.b + f.i >= m.size:
                 page = add_to_page_cache(w, t, <uint32_t>f.a, f.b + f.i)
                 if not page:
@@ -80,14 +82,13 @@ cdef int file_read(World *w, Task *t, Frame *f) noexcept nogil:
             return read_window(w, t, f, 1, <uint32_t>f.a, window)
         if page and not m.shmem and test_clear_readahead(w, page):
             return read_window(w, t, f, 0, <uint32_t>f.a, page_cache_async_ra(w, <uint32_t>f.a, &m.ra, f.b + f.i, 1))
+        marked = m.shmem or m.prev_pos - w.tr.pread_marks_next != f.b + f.i + 1
         f.i += 1
         if not page or f.b + f.i > m.size:
             continue
-        if m.shmem or m.prev_pos != f.b + f.i:
-            m.prev_pos = f.b + f.i + (0 if w.tr.pread_marks_next else 1)
-            if mark_page_accessed(w, t.cpu, page):
-                return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
-        m.prev_pos = f.b + f.i + (0 if w.tr.pread_marks_next else 1)
+        m.prev_pos = f.b + f.i + 1
+        if marked and mark_page_accessed(w, t.cpu, page):
+            return call(w, t, f, 0, F_PVEC, t.cpu, PVEC_ACTIVATE)
     return sysret(t, max(min(f.i, m.size - f.b), <int64_t>0), 0)
 
 

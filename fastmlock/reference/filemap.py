@@ -113,7 +113,7 @@ def filemap_read(k: Kernel, file: File, index: int) -> None:
     """pread of one page: it is marked accessed unless the previous read is taken to have ended in it. Where
     ra->prev_pos is the end of the last read, a sequential reader marks only its first page."""
     if index not in file.pages:
-        readahead.page_cache_sync_ra(k, file, file.ra, index, 1, file.prev_pos)
+        readahead.page_cache_sync_ra(k, file, file.ra, index, 1, file.prev_pos - k.traits.readahead_from_last)
         if index not in file.pages:             # what was read is elsewhere; or behind the end (through 5.10)
             add_to_page_cache(k, file, index)
     page = file.pages[index]
@@ -122,9 +122,9 @@ def filemap_read(k: Kernel, file: File, index: int) -> None:
         readahead.page_cache_async_ra(k, file, file.ra, index, 1)
     if index >= file.size:
         return
-    if file.prev_pos != index:
+    if file.prev_pos - k.traits.pread_marks_next != index:
         swap.mark_page_accessed(k, page)
-    file.prev_pos = index if k.traits.pread_marks_next else index + 1
+    file.prev_pos = index + 1
 
 
 def generic_perform_write(k: Kernel, file: File, index: int) -> None:

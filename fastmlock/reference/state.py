@@ -203,7 +203,7 @@ class File:
     owner: int | None = None               # of a segment; None is everybody
     reserved: set[int] = field(default_factory=set)     # hugetlb: pages that shared mappings have reserved
     ra: ReadAhead = field(default_factory=lambda: ReadAhead())      # of the controller's descriptor
-    prev_pos: int = -1                     # of the controller's descriptor: where its last read ended
+    prev_pos: int = -1                     # of the controller's descriptor: the page behind its last read
     ino: int = field(default_factory=count().__next__)      # the later made, the higher
     allocated: bool = False                # on the disk it has blocks
 

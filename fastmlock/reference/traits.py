@@ -83,7 +83,8 @@ class Traits:
     readahead_huge: bool = False            # 5.18: a fault under MADV_HUGEPAGE reads two huge pages' worth of a file
     exec_readahead: bool = False            # 6.17: a fault of executable memory reads ahead of it within its vma
     disk_large_folios: bool = False         # 6.16: disk filesystems read ahead in large folios: refused
-    pread_marks_next: bool = False          # ra->prev_pos is taken for the last page read (5.11 to 5.18: the next)
+    pread_marks_next: bool = False          # reading on is seen from the last page read (5.11 to 5.18: from the next)
+    readahead_from_last: bool = False       # through 5.10: and so does read-ahead
     ksm_unshares: bool = False              # 6.2: KSM pages are given up by a fault that writes nothing
     munmap_errors: bool = False             # 6.12: mmap over what cannot be unmapped answers why, not ENOMEM
     # --- memfd_secret
@@ -138,7 +139,7 @@ def _table() -> dict[str, Traits]:
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
                    zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False,
                    secretmem=False, walk_marks_thp=False, partial_dirties=False,
-                   read_past_end=True)
+                   read_past_end=True, readahead_from_last=True)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False,
                    hugetlb_dontneed=True, readahead_huge=True)

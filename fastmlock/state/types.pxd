@@ -334,7 +334,7 @@ cdef struct Mapping:
     uint32_t node
     uint32_t allocated      # 1 = on the disk it has blocks
     Readahead ra            # of the descriptor that reads it
-    int64_t prev_pos        # page behind the last one read (or the last: pread_marks_next)
+    int64_t prev_pos        # page behind the last one read, + 1; 0 = none was
 
 # One slot of the swap device.
 cdef struct SwapSlot:
@@ -464,7 +464,8 @@ cdef struct Traits:
     int32_t ra_huge             # a fault under MADV_HUGEPAGE reads the file around in huge pages' size (5.18)
     int32_t ra_exec             # a fault of memory that may be executed reads ahead, not around, within its vma (6.17)
     int32_t ra_large_folios     # disk filesystems have large folios: read-ahead is no longer by pages (6.16)
-    int32_t pread_marks_next    # ra->prev_pos is the last page read, not the one behind it
+    int32_t pread_marks_next    # reading on there is seen from the last page read, not from the one behind it
+    int32_t ra_from_last        # and so does read-ahead
     int32_t child_runs_first    # after a fork the child writes before its parent does (EEVDF, 6.6)
     int32_t write_prefaults     # write() faults its buffer in before it looks the page up (through 6.15)
     int32_t drop_caches_drains  # drop_caches drains every CPU first (6.0)
