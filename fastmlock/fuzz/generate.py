@@ -105,11 +105,13 @@ HUGE = Profile(huge=True, ext4=0, leave_out=frozenset({"msync", "ksm", "reclaim"
 HUGE_FILES = Profile(huge=True, huge_files=True, ext4=0, leave_out=frozenset({"msync", "ksm", "sysctl", "compact"}))
 LIVE = Profile(ext4=0, swap=0, leave_out=frozenset({"compact", "dropcaches", "sysctl", "ksm", "reclaim"}))
 """For a running kernel: from 6.16 ext4 reads in large folios, which the model has not."""
-EMULATED = Profile(ext4=0, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5),
+EMULATED = Profile(ext4=0.25, swap=0, processes=3, chosen_addresses=False, drains=(1.0, 1.0, 0.5, 0.15),
+                   kinds=(*KINDS, Kind(0.25, {"dropcaches": 7, "fadvise": 3, "fwrite": 3, "fread": 3, "truncate": 2,
+                                              "punch": 2, "msync": 3, "movepages": 3, "kill": 3, "ldrain": 2})),
                    leave_out=frozenset({"brk", "stack", "growsdown", "remappages", "peek", "exec", "shm", "shmlock",
-                                         "shmunlock", "oomkill", "compact", "sysctl", "unmergeable", "ksm", "reclaim"}))
+                                         "shmunlock", "oomkill", "sysctl", "unmergeable", "ksm", "reclaim"}))
 """For the recorder in a guest, which has no words for some; what lies beside an address of the kernel's choice there
-is not modelled."""
+is not modelled. One kind more is about what changes files and caches from outside."""
 DISK = Profile(ext4=0.9, sparse=0.7, pages=(3, 6, 12, 20, 33, 40, 64, 100), swap=0, processes=3,
                chosen_addresses=False, drains=(1.0, 1.0, 0.5),
                advice=3 * ("normal", "random", "sequential", "sequential", "hugepage", "willneed", "pageout"),
