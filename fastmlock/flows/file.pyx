@@ -204,10 +204,10 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
                 m.size = f.d
                 return sysret(t, 0, 0)
             m.size = f.d
-        elif not m.shmem:                       # ext4_punch_hole(): nothing behind the end of the file
-            f.c = min(f.c, m.size)
-            if f.b >= f.c:
+        elif not m.shmem:                       # ext4_punch_hole(): up to the page with the end of the file in it
+            if f.b >= m.size:
                 return sysret(t, 0, 0)
+            f.c = min(f.c, m.size + 1)
         w.buddy_cached |= m.allocated           # freeing blocks looks them up there
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:

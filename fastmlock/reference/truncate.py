@@ -71,11 +71,12 @@ def truncate_setsize(k: Kernel, file: File, size: int) -> None:
 
 
 def punch_hole(k: Kernel, file: File, first: int, last: int) -> None:
-    """fallocate(PUNCH_HOLE|KEEP_SIZE): private copies stay, and on ext4 what lies behind the end of the file."""
+    """fallocate(PUNCH_HOLE|KEEP_SIZE): private copies stay. On ext4 the hole begins in the file and ends with the page
+    that has the end of the file in it."""
     if not file.shmem:
-        last = min(last, file.size - 1)
-    if first > last:
-        return
+        if first >= file.size:
+            return
+        last = min(last, file.size)
     k.buddy_cached |= file.allocated
     memory.unmap_mapping_range(k, file, first, last, even_cows=False)
     truncate_inode_pages_range(k, file, first, last)
