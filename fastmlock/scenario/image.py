@@ -55,6 +55,7 @@ WORKERS_OWN = (COMMAND_PAGE, *CHILDS_OWN, TLS_PAGE)
 # one page each of the windows of fault-around that a process runs in: the worker's loop, the C library's calls, the
 # table of the loop's switch (which a fork's child comes to with its first command), sigsetjmp
 LOOP, CALLS, SWITCH, SETJMP = 0x401, 0x440, 0x49D, 0x420
+WINDOW = 16
 VMSTAT_BYTES = 3600
 VM_SHARED = 0x8
 VM_SHOWN = 0xF27F_E50F          # the flags that VmFlags has a word for, of those that a VMA keeps here
@@ -225,6 +226,9 @@ class Image:
             self._read(me, page)
             self._write(me, page)
         host.mprotect(me, RELRO * PAGE_SIZE, RELRO_PAGES * PAGE_SIZE, R)
+        for start, pages, *_ in SEGMENTS[1:3]:                  # it runs through all of the program
+            for page in range(start // WINDOW * WINDOW, start + pages, WINDOW):
+                self._read(me, max(start, page))
         self._mine((*pages_of(LINES, (lines - 1) * LINE_BYTES), *START_UP, *self.stack.at_start))
         host.drain_all()
         host.pwrite(program, 0, PROGRAM_PAGES)                  # used a second time: in constant use
