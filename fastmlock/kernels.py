@@ -113,6 +113,7 @@ class Traits:
     mremap_looks_first: int = 1     #: mremap fails at once where no VMA is; 5.10 shrinks what is not there (5.16)
     mremap_many: int = 0            #: MREMAP_FIXED moves a range of several VMAs (6.17)
     merge_unfaulted: int = 0        #: a VMA without anon_vma takes in one that has a single one (6.16)
+    around_spares_last: int = 0     #: fault-around begins no page table with a disk file's last page (stable 6.12)
     read_past_end: int = 0          #: a read behind the end of a disk file leaves a page in the cache (through 5.10)
     async_ra: int = 0               #: a marker's read-ahead takes no random read or file's start for its own (6.11)
     ra_huge: int = 0                #: a fault under MADV_HUGEPAGE reads two huge pages' worth of the file (5.18)
@@ -197,7 +198,7 @@ _V6_12 = replace(_V6_1, release=612, pvec_size=31, mlock_pvec_size=31, smaps_lf=
                  large_folio=1, delayed_rmap=1, populate_walks_holes=0, populate_checks_first=1,
                  folio_page_flags=1, split_zeroes=1, nohuge_no_pmd=1, retract_all=1, shmem_swaps_whole=1,
                  child_runs_first=1, mprotect_uncharges=1, random_is_old=1, release_reverses=0,
-                 hugetlb_restores=1, munmap_errors=1, async_ra=1,
+                 hugetlb_restores=1, munmap_errors=1, async_ra=1, around_spares_last=1,
                  ksm_unshares=1, swapin_marks=0, swapin_writable=1, drop_caches_drains=1, move_pages_efault=0,
                  protnone_hides=0)
 _V6_18 = replace(_V6_12, release=618, gather_drains=0, munmap_drains=0, merge_unfaulted=1, mremap_many=1,

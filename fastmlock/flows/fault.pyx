@@ -129,7 +129,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 return ret(t, 0)
             if not v.mapping and pmd_none(w, f.i) and thp_allowed(w, v) and covers_pmd(v, vpn):
                 return call(w, t, f, FT_HUGE, F_HUGE_FAULT, f.a, vpn, write)
-        page = w.huge_zero != 0 and v.mapping != 0 and pmd_none(w, f.i)
+        page = 0
+        if v.mapping and (w.huge_zero or w.tr.around_spares_last):
+            page = pmd_none(w, leaf_at(w, v.mm, vpn))
         f.i = alloc_leaf(w, v.mm, vpn)
         if not f.i:
             return REQ_ERROR
@@ -196,6 +198,9 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
                 page = first_cached(w, v, first, last)
                 if page and page_compound(w, page):
                     return call(w, t, f, FT_PMD_AROUND, F_SET_PMD, f.a, vpn, page, 0)
+                if page and w.tr.around_spares_last and not w.mappings[v.mapping].shmem \
+                        and w.pages[page].index + 1 >= w.mappings[v.mapping].size:
+                    f.d = last + 1          # it would reach to the file's end as a folio: nobody makes the table
         while f.d <= last:
             pgoff = f.d - v.start + v.pgoff
             f.d += 1

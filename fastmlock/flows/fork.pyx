@@ -25,8 +25,9 @@ cdef bint copy_ptes(World *w, Vma *src, Vma *dst, uint32_t leaf, int first, int 
     cdef int64_t vpn
     cdef uint64_t pte
     cdef uint32_t page, to
-    # an empty table is copied too: there no huge page can come
-    if w.huge_zero and not w.leaves[leaf].none and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
+    # an empty table is copied too: there no huge page can come, and fault-around finds one
+    if (w.huge_zero or w.tr.around_spares_last) and not w.leaves[leaf].none \
+            and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
         return False
     while i < end:
         pte = pte_get(w, leaf, i)

@@ -102,6 +102,8 @@ cdef void split_huge_entries(World *w, uint32_t leaf) noexcept nogil
 
 # leaf that holds vpn, 0 if there is none
 cdef uint32_t find_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
+# the same, for what the kernel knows without looking
+cdef uint32_t leaf_at(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # the same, made if missing; 0 and w.error when a pool is empty
 cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # first page number in [vpn, end) that a leaf covers, or end: absent upper tables are skipped whole

@@ -17,9 +17,13 @@ cdef inline uint32_t *slot(World *w, uint32_t table, int64_t vpn, int level) noe
 
 
 cdef uint32_t find_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
+    work(w, WK_LEVEL, 4)
+    return leaf_at(w, mm, vpn)
+
+
+cdef uint32_t leaf_at(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
     cdef uint32_t table = w.mms[mm].pgd
     cdef int level
-    work(w, WK_LEVEL, 4)
     for level in range(3, 0, -1):
         if not table:
             return 0
@@ -74,7 +78,7 @@ cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil:
         if not entry[0]:
             entry[0] = new_leaf(w, mm, vpn) if level == 1 else new_table(w)
         table = entry[0]
-    if table and w.huge_zero:
+    if table:
         w.leaves[table].none = 0
     return table
 

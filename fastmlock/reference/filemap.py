@@ -78,6 +78,8 @@ def filemap_map_pages(k: Kernel, vma: Vma, addr: int) -> bool:
             continue
         if at in vma.mm.ptes or at in vma.mm.swapped:
             continue
+        if none and k.traits.around_spares_last and not vma.file.shmem and index + 1 >= vma.file.size:
+            return False                    # it would reach to the file's end as a folio: nobody makes the table
         if none and page.compound and huge_memory.do_set_pmd(k, vma, addr, page, write=False):
             return True
         none = False

@@ -78,6 +78,7 @@ class Traits:
     child_runs_first: bool = False          # 6.6 (EEVDF): after fork the child writes before its parent
     memlock_default: int = 8 << 20          # 5.16; 64 KiB before
     smaps_shows_lockonfault: bool = False   # 6.6
+    around_spares_last: bool = False        # stable 6.12: fault-around begins no table with a disk file's last page
     read_past_end: bool = False             # through 5.10: a read behind the end of a disk file leaves a page there
     async_readahead: bool = False           # 6.11: a mark starts read-ahead by rules of its own
     readahead_huge: bool = False            # 5.18: a fault under MADV_HUGEPAGE reads two huge pages' worth of a file
@@ -153,7 +154,7 @@ def _table() -> dict[str, Traits]:
                    large_folio=True, folio_page_flags=True, split_zeroes=True, retract_all=True,
                    nohuge_no_pmd=True, shmem_swaps_whole=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
-                   async_readahead=True,
+                   async_readahead=True, around_spares_last=True,
                    ksm_unshares=True, swapin_marks=False, swapin_writable=True, drop_caches_drains=True,
                    move_pages_efault=False, hugetlb_restores=True, munmap_errors=True, protnone_hides=False)
     v618 = replace(v612, name="6.18", release=618, flush_drains=False, unmap_drains=False, merge_unfaulted=True,

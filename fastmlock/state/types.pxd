@@ -466,6 +466,7 @@ cdef struct Traits:
     int32_t ra_large_folios     # disk filesystems have large folios: read-ahead is no longer by pages (6.16)
     int32_t pread_marks_next    # reading on there is seen from the last page read, not from the one behind it
     int32_t ra_from_last        # and so does read-ahead
+    int32_t around_spares_last  # fault-around begins no page table with a disk file's last page
     int32_t child_runs_first    # after a fork the child writes before its parent does (EEVDF, 6.6)
     int32_t write_prefaults     # write() faults its buffer in before it looks the page up (through 6.15)
     int32_t drop_caches_drains  # drop_caches drains every CPU first (6.0)
