@@ -197,18 +197,20 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
     cdef uint32_t page
     cdef int64_t end = min(f.c, m.capacity)
     cdef int keep = ZAP_KEEP_COWED if f.d < 0 else 0
+    cdef bint shrinks = True
     if f.pc == 0:
         pv.drained = 0
         if f.d >= 0:
-            if f.d >= m.size:
-                m.size = f.d
-                return sysret(t, 0, 0)
+            shrinks = f.d < m.size
             m.size = f.d
+            if not shrinks and m.shmem:         # ext4 truncates behind the new end of a file that grows, too
+                return sysret(t, 0, 0)
         elif not m.shmem:                       # ext4_punch_hole(): up to the page with the end of the file in it
             if f.b >= m.size:
                 return sysret(t, 0, 0)
             f.c = min(f.c, m.size + 1)
-        w.buddy_cached |= m.allocated           # freeing blocks looks them up there
+        if shrinks:
+            w.buddy_cached |= m.allocated       # freeing blocks looks them up there
         return call(w, t, f, TR_GATHER, F_ZAP_FILE, f.a, f.b, f.c, keep)
     while True:
         if f.pc == TR_GATHER:

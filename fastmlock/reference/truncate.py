@@ -60,10 +60,11 @@ def _partial_folio(file: File, first: int, last: int) -> Page | None:
 
 
 def truncate_setsize(k: Kernel, file: File, size: int) -> None:
-    """ftruncate: i_size first, then unmap private copies and all, drop the pages, unmap again."""
-    old, file.size = file.size, size
-    if size < old:
-        k.buddy_cached |= file.allocated                     # freeing blocks looks them up there
+    """ftruncate: i_size first, then unmap private copies and all, drop the pages, unmap again. ext4 does so behind the
+    new end of a file that grows, too."""
+    shrinks, file.size = size < file.size, size
+    if shrinks or not file.shmem:
+        k.buddy_cached |= shrinks and file.allocated         # freeing blocks looks them up there
         memory.unmap_mapping_range(k, file, size, FAR, even_cows=True)
         truncate_inode_pages_range(k, file, size, FAR)
         memory.unmap_mapping_range(k, file, size, FAR, even_cows=True)
