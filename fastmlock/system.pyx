@@ -92,9 +92,10 @@ cdef class System(Processes):
     def create_file(self, str fs, long pages, *, bint sparse=False, bint observe=True,
                     bint interleave=False, int owner=0, bint huge=False):
         """A file on "tmpfs" (mounted huge=always, if `huge`; "rootfs" is another one, mounted before all others) or
-        "ext4", or the "shm" segment of a user `owner`, written page by page unless `sparse`; or one on "hugetlb", which can only be mapped, and is never observed. With
-        `observe` the controller maps it, as the recorder does, and never touches it. With `interleave` page i lies on
-        node i modulo their number, else all lie where their writer ran. -> file number"""
+        "ext4", or the "shm" segment of a user `owner`, written page by page unless `sparse`; or one on "hugetlb", which
+        can only be mapped, and is never observed. With `observe` the controller maps it, as the recorder does, and
+        never touches it. With `interleave` page i lies on node i modulo their number, else all lie where their writer
+        ran. -> file number"""
         if fs not in ("tmpfs", "ext4", "shm", "hugetlb", "rootfs"):
             raise NotSupported(f"a file on {fs}")
         if huge and fs != "tmpfs":
@@ -352,9 +353,9 @@ cdef class System(Processes):
         return 0, 0
 
     cdef int drop_pagecache(self) except -1:
-        """iterate_supers(drop_pagecache_sb): the file systems in the order in which they were mounted, the files of each
-        newest first. The kernel's own shared memory comes first; the root has many files, so that dropping them drains;
-        so does ext4's buddy cache behind its files."""
+        """iterate_supers(drop_pagecache_sb): the file systems in the order in which they were mounted, the files of
+        each newest first. The kernel's own shared memory comes first; the root has many files, so that dropping them
+        drains; so does ext4's buddy cache behind its files."""
         cdef int file
         for fs in ("shm", "rootfs", "tmpfs", "ext4"):
             for file in range(self.w.mappings_used - 1, 0, -1):

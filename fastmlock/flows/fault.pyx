@@ -130,7 +130,7 @@ cdef int handle_mm_fault(World *w, Task *t, Frame *f) noexcept nogil:
             if not v.mapping and pmd_none(w, f.i) and thp_allowed(w, v) and covers_pmd(v, vpn):
                 return call(w, t, f, FT_HUGE, F_HUGE_FAULT, f.a, vpn, write)
         page = 0
-        if v.mapping and (w.huge_zero or w.tr.around_spares_last):
+        if v.mapping and asks_pmd_none(w):
             page = pmd_none(w, leaf_at(w, v.mm, vpn))
         f.i = alloc_leaf(w, v.mm, vpn)
         if not f.i:

@@ -4,6 +4,7 @@
 The specification, section 2.8, and the recordings.
 """
 from fastmlock.flows.frame cimport *
+from fastmlock.flows.pagevec cimport pagevec_release
 from fastmlock.flows.readahead cimport read_window
 from fastmlock.flows.step cimport flow_fn
 from fastmlock.mm.filemap cimport *
@@ -192,8 +193,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
     unmapped once more behind it), or -1 (hole punch: they stay). A THP that lies partly in the range is split, and its
     pages go in another round. i = position, relative to b, j = batch entry, k = the batch has pages, or the THP."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
-    cdef int ti = task_index(w, t)
-    cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
+    cdef PageVec *pv = task_pvec(w, task_index(w, t), TPV_MISC)
     cdef uint32_t page
     cdef int64_t end = min(f.c, m.capacity)
     cdef int keep = ZAP_KEEP_COWED if f.d < 0 else 0
@@ -241,9 +241,6 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
                 f.k = 1
                 return ask(t, f, TR_PAGE_LOCKED, REQ_LOCK_PAGE, LK_PAGE, pv.page[f.j])
             f.pc = TR_DRAINED
-            if f.k and not pv.drained:
-                pv.drained = 1
-                return call(w, t, f, TR_DRAINED, F_DRAIN, t.cpu)
         if f.pc == TR_PARTIAL and w.tr.split_smaller:
             return unsupported(w, F_SPLIT_PAGE)
         if f.pc == TR_PARTIAL:
@@ -280,7 +277,7 @@ cdef int truncate(World *w, Task *t, Frame *f) noexcept nogil:
             f.j += 1
             return ask(t, f, TR_PAGE, REQ_UNLOCK_PAGE, LK_PAGE, page)
         if f.pc == TR_DRAINED:
-            return call(w, t, f, TR_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
+            return pagevec_release(w, t, f, f.k != 0, TR_DRAINED, TR_RELEASED)
         if f.pc == TR_RELEASED:
             pv.nr = 0
             f.pc = TR_GATHER
@@ -302,8 +299,7 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
     are deactivated. d = 1: fadvise, which drains first, and everywhere before a second try. i = position, j = batch
     entry, k = pages that stayed."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
-    cdef int ti = task_index(w, t)
-    cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
+    cdef PageVec *pv = task_pvec(w, task_index(w, t), TPV_MISC)
     cdef int64_t end = min(f.c, m.capacity)
     cdef uint32_t page
     cdef Page *p
@@ -345,11 +341,8 @@ cdef int invalidate(World *w, Task *t, Frame *f) noexcept nogil:
                     delete_from_page_cache(w, <uint32_t>f.a, p.index, False)
                     p.refcount -= 1
             f.pc = IV_DRAINED
-            if not pv.drained:
-                pv.drained = 1
-                return call(w, t, f, IV_DRAINED, F_DRAIN, t.cpu)
         if f.pc == IV_DRAINED:
-            return call(w, t, f, IV_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
+            return pagevec_release(w, t, f, True, IV_DRAINED, IV_RELEASED)
         if f.pc == IV_RELEASED:
             pv.nr = 0
             f.pc = IV_GATHER

@@ -26,8 +26,7 @@ cdef bint copy_ptes(World *w, Vma *src, Vma *dst, uint32_t leaf, int first, int 
     cdef uint64_t pte
     cdef uint32_t page, to
     # an empty table is copied too: there no huge page can come, and fault-around finds one
-    if (w.huge_zero or w.tr.around_spares_last) and not w.leaves[leaf].none \
-            and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
+    if asks_pmd_none(w) and not w.leaves[leaf].none and not alloc_leaf(w, dst.mm, w.leaves[leaf].vpn):
         return False
     while i < end:
         pte = pte_get(w, leaf, i)

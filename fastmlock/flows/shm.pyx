@@ -5,6 +5,7 @@ The specification, sections 1.3, 1.7, 2.3 and 4: SHM_LOCK only marks the mapping
 they next reach a list; SHM_UNLOCK scans them all and rescues those that nothing else holds.
 """
 from fastmlock.flows.frame cimport *
+from fastmlock.flows.pagevec cimport pagevec_release
 from fastmlock.mm.filemap cimport find_get_page
 from fastmlock.mm.lru cimport *
 from fastmlock.mm.rmap_walk cimport page_vma_mapped, rmap_next
@@ -33,8 +34,7 @@ cdef int sys_shm_lock(World *w, Task *t, Frame *f) noexcept nogil:
     every page is counted SCANNED, those that are evictable now RESCUED. i = position, j = batch entry, k = the lock
     held."""
     cdef Mapping *m = &w.mappings[<uint32_t>f.a]
-    cdef int ti = task_index(w, t)
-    cdef PageVec *pv = task_pvec(w, ti, TPV_MISC)
+    cdef PageVec *pv = task_pvec(w, task_index(w, t), TPV_MISC)
     cdef uint32_t page
     if f.pc == 0:
         work(w, WK_SYSCALL, 1)
@@ -84,11 +84,8 @@ cdef int sys_shm_lock(World *w, Task *t, Frame *f) noexcept nogil:
                 return ask(t, f, SU_UNLOCKED, REQ_SPIN_UNLOCK, LK_LRU, page)
         if f.pc == SU_UNLOCKED:
             f.pc = SU_DRAINED
-            if not pv.drained:
-                pv.drained = 1
-                return call(w, t, f, SU_DRAINED, F_DRAIN, t.cpu)
         if f.pc == SU_DRAINED:
-            return call(w, t, f, SU_RELEASED, F_RELEASE, list_ref(LIST_TASK_PVEC, ti * NR_TPVECS + TPV_MISC), pv.nr)
+            return pagevec_release(w, t, f, True, SU_DRAINED, SU_RELEASED)
         if f.pc == SU_RELEASED:
             pv.nr = 0
             f.pc = SU_GATHER

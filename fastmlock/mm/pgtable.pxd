@@ -87,6 +87,11 @@ cdef inline uint32_t pmd_huge(World *w, uint32_t leaf) noexcept nogil:
     return w.leaves[leaf].huge
 
 
+cdef inline bint asks_pmd_none(World *w) noexcept nogil:
+    """Whether it matters if a pmd is none: a huge page could come there, or fault-around begin the table."""
+    return w.huge_zero != 0 or w.tr.around_spares_last
+
+
 cdef inline bint pmd_none(World *w, uint32_t leaf) noexcept nogil:
     return leaf == 0 or w.leaves[leaf].none != 0
 
@@ -102,7 +107,7 @@ cdef void split_huge_entries(World *w, uint32_t leaf) noexcept nogil
 
 # leaf that holds vpn, 0 if there is none
 cdef uint32_t find_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil
-# the same, for what the kernel knows without looking
+# the same at no cost in virtual time: of what the kernel has in hand
 cdef uint32_t leaf_at(World *w, uint32_t mm, int64_t vpn) noexcept nogil
 # the same, made if missing; 0 and w.error when a pool is empty
 cdef uint32_t alloc_leaf(World *w, uint32_t mm, int64_t vpn) noexcept nogil

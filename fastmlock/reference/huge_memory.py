@@ -21,8 +21,8 @@ from .state import (
     Pmd,
     Pte,
     Vma,
-    pmd_start,
     folio_mark_dirty,
+    pmd_start,
 )
 from .traits import CowReuse
 

@@ -22,8 +22,8 @@ from .state import (
     SwapPte,
     Task,
     Vma,
-    pmd_start,
     folio_mark_dirty,
+    pmd_start,
 )
 from .traits import CowReuse
 

@@ -55,7 +55,7 @@ WORKERS_OWN = (COMMAND_PAGE, *CHILDS_OWN, TLS_PAGE)
 # one page each of the windows of fault-around that a process runs in: the worker's loop, the C library's calls, the
 # table of the loop's switch (which a fork's child comes to with its first command), sigsetjmp
 LOOP, CALLS, SWITCH, SETJMP = 0x401, 0x440, 0x49D, 0x420
-WINDOW = 16
+WINDOW = 16                     # pages of one
 VMSTAT_BYTES = 3600
 VM_SHARED = 0x8
 VM_SHOWN = 0xF27F_E50F          # the flags that VmFlags has a word for, of those that a VMA keeps here
