@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_reference import OPENING, commands
+from test_reference import OPENING, commands, steps
 
 from fastmlock import kernels
 from fastmlock.scenario import parse, recordings
@@ -28,10 +28,8 @@ def test_recorded_scenarios(kernel: str) -> None:
 @given(kernel=st.sampled_from(sorted(kernels.RELEASES)), program=st.lists(commands(), min_size=1, max_size=40))
 def test_random_programs(kernel: str, program: list[str]) -> None:
     scenario = parse("\n".join([*OPENING, *program, "p0 exit", "p2 exit", "drain"]))
-    runner = Runner(scenario, System(kernel, check=True))       # looks after every call
-    runner.start()
-    for command in scenario.commands:
-        runner.step(command)
+    for _ in steps(Runner(scenario, System(kernel, check=True))):       # it looks after every call
+        pass
 
 
 PLACES = st.tuples(st.integers(0, 11), st.integers(1, 12)).map(lambda at: (at[0], min(at[1], 12 - at[0])))
