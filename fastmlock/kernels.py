@@ -34,6 +34,9 @@ FIXES = {
     "madv_dontneed_locked": "mm: madvise: MADV_DONTNEED_LOCKED (9457056ac426)",
 }
 
+#: sizes that a kernel's name may set, and the largest each can have: the slots of a batch record
+SIZES = {"mlock_pvec_size": 31}
+
 #: trait -> (the traits it cannot be without, and why). Sources: the specification, section 3.
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "p04": (("p01", "p02", "p03"), (
@@ -232,10 +235,11 @@ def get(name: str) -> Traits:
 # ---- any other choice of patches
 _NUMBERS = re.compile(r"(\d\d)(?:\.\.(\d\d))?")
 _TERM = re.compile(r"([+-])([^+-]+)")
+_SIZE = re.compile(r"(\w+)=(\d+)")
 
 
 def parse(name: str) -> Traits:
-    """The traits of BASE[+PATCHES][-PATCHES][+FIX][-FIX]..., BASE a release.
+    """The traits of BASE[+PATCHES][-PATCHES][+FIX][-FIX][+SIZE=N]..., BASE a release.
 
     PATCHES is NN for the series' first NN patches, NN..MM for a part of it, or several of these with commas, where a
     number that is not the first is that patch alone; behind - a number is that patch alone. FIX is a name of `FIXES`:
@@ -244,6 +248,8 @@ def parse(name: str) -> Traits:
     - ``5.17-rc2+13-10-11`` all but 10 and 11
     - ``5.17-rc2+05,08`` the first five and 08
     - ``5.17-rc2+13+drain_on_populate``, ``6.1-special_check``
+
+    SIZE is a name of `SIZES`, N its number of slots: ``6.12+mlock_pvec_size=1`` works each page off at once.
 
     Raises UnknownKernel for what is not such a name, ImpossibleKernel for a choice that cannot work (`NEEDS`).
     """
@@ -257,7 +263,11 @@ def parse(name: str) -> Traits:
         raise UnknownKernel(f"kernel {name!r}: write {base}+NN..MM-NN+FIX, as in 5.17-rc2+13-10-11")
     chosen = {trait for trait in (*PATCHES, *FIXES) if getattr(RELEASES[base], trait)}
     before = set(chosen)
+    sizes: dict[str, int] = {}
     for sign, term in terms:
+        if "=" in term:
+            sizes |= _size(name, sign, term)
+            continue
         for trait in _traits(name, sign, term):
             if sign == "+":
                 chosen.add(trait)
@@ -268,9 +278,11 @@ def parse(name: str) -> Traits:
                 raise UnknownKernel(f"kernel {name!r}: {short} is not there to be taken out; a part of the series is "
                                     f"written with two dots, as in 01..07")
     problem = why_not(chosen)
+    if sizes and "p10" not in chosen:
+        problem = "mlock_pvec_size needs 10: it is the size of the batch that 10 introduces"
     if problem:
         raise ImpossibleKernel(f"kernel {name!r} cannot work: {problem}")
-    return replace(RELEASES[base], **{trait: int(trait in chosen) for trait in chosen ^ before})
+    return replace(RELEASES[base], **{trait: int(trait in chosen) for trait in chosen ^ before}, **sizes)
 
 
 def why_not(traits: set[str]) -> str:
@@ -284,6 +296,17 @@ def why_not(traits: set[str]) -> str:
             names = " and ".join(one.removeprefix("p") for one in together)
             return f"{names} together need {needed_too.removeprefix('p')}: {reason}"
     return ""
+
+
+def _size(name: str, sign: str, term: str) -> dict[str, int]:
+    """The size that one term of a kernel's name sets."""
+    match = _SIZE.fullmatch(term)
+    if match is None or sign != "+" or match[1] not in SIZES:
+        raise UnknownKernel(f"kernel {name!r}: a size is set as in +mlock_pvec_size=1; there is {', '.join(SIZES)}")
+    if not 1 <= int(match[2]) <= SIZES[match[1]]:
+        raise UnknownKernel(f"kernel {name!r}: {match[1]} is between 1 and {SIZES[match[1]]}; there is no "
+                            f"batch without 10 and what needs it, as in 5.17-rc2+13-10-11")
+    return {match[1]: int(match[2])}
 
 
 def _traits(name: str, sign: str, term: str) -> list[str]:

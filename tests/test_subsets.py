@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from fastmlock import kernels
+from fastmlock import System, kernels
 
 
 def patches(name):
@@ -41,6 +41,26 @@ def test_series_and_its_later_fixes_make_the_release():
         "release", "cow_reuse_refcount", "zap_keeps_swap", "hugetlb_dontneed", "ra_huge"}
 
 
+@pytest.mark.parametrize(("name", "size"), [
+    ("6.1", 15), ("6.12", 31), ("6.12+mlock_pvec_size=15", 15), ("5.17-rc2+13-11-12+mlock_pvec_size=1", 1),
+    ("5.17-rc2+mlock_pvec_size=2+13", 2)])
+def test_size_of_the_mlock_batch(name, size):
+    traits = kernels.get(name)
+    assert traits.mlock_pvec_size == size and traits.pvec_size == kernels.get(name.partition("+")[0]).pvec_size
+
+
+@pytest.mark.parametrize("size", range(1, 32))
+def test_what_waits_in_the_mlock_batch(size):
+    """LTP's 33 pages without the drain at the end of populate: only whole batches are counted."""
+    s = System(f"5.17-rc2+13+mlock_pvec_size={size}", check=True)
+    pid = s.spawn()
+    s.mmap(pid, 1 << 44, 33 * 4096, 3, 0x22 | 0x10, None, 0)
+    s.mlock(pid, 1 << 44, 33 * 4096)
+    assert s.vmstat()["nr_unevictable"] == 33 - 33 % size
+    s.drain_all()
+    assert s.vmstat()["nr_unevictable"] == 33
+
+
 def test_fix_taken_out():
     assert kernels.get("6.1").drain_on_populate == 1
     assert kernels.get("6.1-drain_on_populate").drain_on_populate == 0
@@ -59,6 +79,7 @@ def test_fix_taken_out():
     ("5.17-rc2+13-11", "10 and 12 together need 11"),
     ("5.17-rc2+special_check", "special_check needs 04"),
     ("5.17-rc2+09+local_lock", "local_lock needs 10"),
+    ("5.17-rc2+09+mlock_pvec_size=1", "mlock_pvec_size needs 10"),
 ])
 def test_what_cannot_work_is_refused_with_the_reason(name, why):
     with pytest.raises(kernels.ImpossibleKernel) as error:
@@ -75,6 +96,11 @@ def test_what_cannot_work_is_refused_with_the_reason(name, why):
     ("5.17-rc2+7", "neither patches"),
     ("5.17-rc2+drain", "neither patches"),
     ("5.17-rc2+", "write 5.17-rc2"),
+    ("6.1+mlock_pvec_size=0", "between 1 and 31"),
+    ("6.1+mlock_pvec_size=32", "between 1 and 31"),
+    ("6.1-mlock_pvec_size=1", "a size is set as"),
+    ("6.1+pvec_size=1", "a size is set as"),
+    ("6.1+mlock_pvec_size=x", "a size is set as"),
     ("5.17-rc2++07", "write 5.17-rc2"),
     ("5.17-rc2 07", "no kernel"),
     ("", "no kernel"),

@@ -27,9 +27,9 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def traits(values: dict[str, int]) -> str:
-    """Traits in words: 1 is the name alone, 0 is left out; the patches of the series as one."""
+    """Traits in words: 1 is the name alone (but of a size), 0 is left out; the patches of the series as one."""
     patches = [name for name, value in values.items() if name[0] == "p" and name[1:].isdigit() and value]
-    words = [f"{name}={value}" if value != 1 else name for name, value in values.items()
+    words = [f"{name}={value}" if value != 1 or name.endswith("_size") else name for name, value in values.items()
              if value and name not in patches]
     if patches:
         words.insert(0, ",".join(_ranges([int(name[1:]) for name in patches])))

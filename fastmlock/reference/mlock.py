@@ -244,7 +244,7 @@ def _rescue(k: Kernel, page: Page) -> None:
 def _queue(k: Kernel, kind: str, page: Page) -> None:
     swap.get_page(page)
     k.batches.mlock.append((kind, page))
-    if len(k.batches.mlock) >= k.traits.pagevec_size or page.compound or k.lru_disabled:
+    if len(k.batches.mlock) >= k.traits.mlock_pagevec_size or page.compound or k.lru_disabled:
         mlock_page_drain(k)
 
 

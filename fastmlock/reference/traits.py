@@ -41,6 +41,7 @@ class Traits:
     p13_referenced_restores: bool = False   # page_referenced() marks a page found in a locked vma
     # --- batches
     pagevec_size: int = 15                  # 31 from 6.9
+    mlock_pagevec_size: int = 15            # the mlock batch's: the same, unless a kernel's name says another
     flush_drains: bool = True               # freeing the pages of an mmu_gather first drains locally (to 6.12)
     unmap_drains: bool = True               # munmap, exit and single-vma zaps start with a local drain (to 6.12)
     release_reverses: bool = True           # release_pages() frees its last page first (to 6.8)
@@ -149,8 +150,8 @@ def _table() -> dict[str, Traits]:
                   brk_finds_vma=True, gup_populates_stack=False, hugetlb_ends_down=True,
                   hugetlb_lazy_fork=True, secretmem_locks=False, locked_count_clamps=True,
                   dontunmap_splits=True)
-    v612 = replace(v61, name="6.12", release=612, pagevec_size=31, release_reverses=False, delayed_rmap=True,
-                   smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
+    v612 = replace(v61, name="6.12", release=612, pagevec_size=31, mlock_pagevec_size=31, release_reverses=False,
+                   delayed_rmap=True, smaps_shows_lockonfault=True, random_is_old=True, populate_walks_holes=False,
                    large_folio=True, folio_page_flags=True, split_zeroes=True, retract_all=True,
                    nohuge_no_pmd=True, shmem_swaps_whole=True,
                    populate_checks_first=True, mprotect_uncharges=True, child_runs_first=True,
@@ -171,9 +172,10 @@ KERNELS: dict[str, Traits] = _table()
 
 
 def traits_of(kernel: str) -> Traits:
-    """The traits of a kernel by name; a recording's "5.17-rc5" is this table's "5.17-rc2"."""
-    name = kernel.replace("5.17-rc5", "5.17-rc2")
+    """The traits of a kernel by name; a recording's "5.17-rc5" is this table's "5.17-rc2". "6.1+mlock_pvec_size=1" is
+    6.1 with an mlock batch of that many slots."""
+    name, _, size = kernel.replace("5.17-rc5", "5.17-rc2").partition("+mlock_pvec_size=")
     try:
-        return KERNELS[name]
+        return replace(KERNELS[name], mlock_pagevec_size=int(size)) if size else KERNELS[name]
     except KeyError:
         raise ValueError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}") from None

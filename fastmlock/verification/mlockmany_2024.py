@@ -28,12 +28,13 @@ CALLS = 40
 SAMPLE_NS = 10_000
 
 
-def start(threads: int, calls: int, think_ns: int, life_ns: int, flags: int) -> tuple[System, Machine]:
+def start(threads: int, calls: int, think_ns: int, life_ns: int, flags: int,
+          kernel: str = "6.12") -> tuple[System, Machine]:
     """Each CPU locks `calls` chunks of fresh memory, unmaps them and begins again; they begin spread over a life."""
     topology = Topology.preset("icelake-8375c", cpus=64)
     n, pages = threads, CHUNK * calls
     system = System(
-        "6.12",
+        kernel,
         cpus=topology.cpus,
         nodes=topology.nodes,
         capacity={
