@@ -28,7 +28,8 @@ def test_module_sessions(module: str) -> None:
     assert tried and not failed
 
 
-def test_the_tour_prints_what_the_tour_shows(tmp_path: Path, capsys, monkeypatch) -> None:
+@pytest.mark.parametrize(("name", "least"), [("tour.md", 6), ("snapshot.md", 2)])
+def test_the_program_prints_what_the_page_shows(tmp_path: Path, capsys, monkeypatch, name: str, least: int) -> None:
     """Indented blocks that begin with a command, as at a prompt; the rest of the block is its output."""
     import re
     import shlex
@@ -37,12 +38,12 @@ def test_the_tour_prints_what_the_tour_shows(tmp_path: Path, capsys, monkeypatch
 
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs/tour.md").read_text()
+    page = (ROOT / "docs" / name).read_text()
     sessions = re.findall(r"^    \$ fastmlock (.*)\n((?:    .*\n|\n(?=    ))*)", page, re.MULTILINE)
-    assert len(sessions) == page.count("$ fastmlock") >= 6
+    assert len(sessions) == page.count("$ fastmlock") >= least
     for command, shown in sessions:
         assert main(shlex.split(command)) == 0, command
-        printed = capsys.readouterr().out.splitlines()
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
         assert printed == [line.removeprefix("    ") for line in shown.splitlines()], command
 
 

@@ -23,7 +23,7 @@ DONE, DIFFERS, BAD_INPUT, UNSUPPORTED = 0, 1, 2, 3
 INTERNAL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 70, 130, 141, 143
 
 SUBCOMMANDS = ("storm", "run", "race", "series", "conformance", "verify", "detect", "fuzz", "kernels", "bench",
-               "verification", "calibrate")
+               "verification", "calibrate", "snapshot")
 
 
 class InputError(Exception):

@@ -4,10 +4,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import DONE, InputError
+from .storms import run_all
 
 
 def _numbers(text: str) -> list[int]:
@@ -151,7 +151,7 @@ def command(arguments: argparse.Namespace) -> int:
 
     jobs = [(storm, name) for storm in storms for name in names]
     profilers = [Profiler(arguments.profile) for _ in jobs] if arguments.profile else []
-    results = _run_all(jobs, arguments, profilers)
+    results = run_all(jobs, arguments.threads, _kept(jobs, arguments), profilers)
     report.show(results, sys.stdout)
     for result in results:
         for line in result.dmesg:
@@ -166,6 +166,19 @@ def command(arguments: argparse.Namespace) -> int:
         paths.append(report.draw(results, arguments.plot or os.path.join(arguments.out, "storm.png")))
     print(f"written: {', '.join(paths)}")
     return DONE
+
+
+def _kept(jobs: list[tuple[Any, str]], arguments: argparse.Namespace) -> list[Any]:
+    """The jobs' checkpoints, those of an earlier run removed unless it is gone on with."""
+    from fastmlock.studies.checkpoint import Checkpoint
+
+    if not arguments.checkpoint:
+        return []
+    kept = [Checkpoint(arguments.checkpoint, *job, every_s=arguments.checkpoint_s) for job in jobs]
+    if not arguments.resume:
+        for one in kept:
+            one.remove()
+    return kept
 
 
 def _profiles(profilers: list[Any], results: list[Any], folder: str) -> list[str]:
@@ -228,46 +241,3 @@ def _search(storm: Any, names: list[str], arguments: argparse.Namespace) -> int:
             if line.endswith("</TASK>"):
                 break
     return DONE
-
-
-def _run_all(jobs: list[tuple[Any, str]], arguments: argparse.Namespace, profilers: list[Any]) -> list[Any]:
-    """The jobs' results in their order; each simulation is one thread, and the bar shows how much of all is done. When
-    interrupted, the simulations stop at their next report of progress."""
-    from threading import Event
-
-    from tqdm import tqdm
-
-    from fastmlock.studies.checkpoint import Checkpoint, CheckpointError
-    from fastmlock.studies.storm import run
-
-    stop = Event()
-    shares = [0.0] * len(jobs)
-    weights = [storm.procs * storm.pages for storm, _ in jobs]
-    kept = [Checkpoint(arguments.checkpoint, *job, every_s=arguments.checkpoint_s) if arguments.checkpoint else None
-            for job in jobs]
-    if not arguments.resume:
-        for one_kept in kept:
-            if one_kept:
-                one_kept.remove()
-    with tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False,
-              bar_format="{desc}: {percentage:3.0f} % |{bar}| {elapsed}<{remaining}") as bar:
-        def one(index: int) -> Any:
-            def progress(what: str, share: float) -> None:
-                if stop.is_set():
-                    raise KeyboardInterrupt
-                shares[index] = 0.3 * share if "locking" in what else 0.3 + 0.7 * share
-                bar.set_description_str(what, refresh=False)
-                bar.n = 100 * sum(a * b for a, b in zip(shares, weights)) / sum(weights)
-                bar.update(0)
-            return run(*jobs[index], progress, kept[index], profilers[index] if profilers else None)
-
-        with ThreadPoolExecutor(arguments.threads) as pool:
-            futures = [pool.submit(one, index) for index in range(len(jobs))]
-            try:
-                return [future.result() for future in futures]
-            except BaseException as error:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                if isinstance(error, CheckpointError):
-                    raise InputError(str(error)) from None
-                raise
