@@ -129,6 +129,7 @@ class Traits:
     drop_caches_drains: int = 0 #: drop_caches drains every CPU first (6.12 does, 6.1 not)
     remove_maywrite: int = 0 #: MADV_REMOVE asks whether a mapping may be written, not is (6.7, stable 5.10, 6.1)
     dontunmap_accounts: int = 0 #: MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
+    dontunmap_unlinks: int = 1 #: MREMAP_DONTUNMAP of a whole mapping leaves it without anon_vma (5.12)
     dontunmap_splits: int = 0 #: MREMAP_DONTUNMAP of a part of a mapping unlocks that part alone (stable 6.1, 6.12)
     mprotect_uncharges: int = 0 #: read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
     mremap_checks_first: int = 0 #: mremap looks at the old VMA before it unmaps anything (6.17)
@@ -188,7 +189,7 @@ def with_patches(base: Traits, first: int) -> Traits:
 _V5_10 = Traits(release=510, remove_maywrite=1, madv_populate=0, lru_lock_per_memcg=0, dontunmap_any=0,
                 pread_marks_next=1, mremap_positive_efault=0, mremap_looks_first=0, cow_frees_swap_cache=0,
                 zap_keeps_swap=0, lru_cache_disable=0, madvise_eagain=0, hugetlb_mremap=0, secretmem=0,
-                walk_marks_thp=0, partial_dirties=0, read_past_end=1, ra_from_last=1)
+                walk_marks_thp=0, partial_dirties=0, read_past_end=1, ra_from_last=1, dontunmap_unlinks=0)
 _V5_17 = Traits(release=517, rlimit_memlock=8 << 20)
 _V5_18 = replace(with_patches(_V5_17, 13), release=518, drain_on_populate=1, special_check=1, local_lock=1,
                  madv_dontneed_locked=1, i_mmap_read_truncate=1, cow_reuse_refcount=1,

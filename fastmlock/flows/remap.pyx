@@ -150,7 +150,7 @@ cdef int move_vma(World *w, Task *t, Frame *f) noexcept nogil:
                 leave_marked(w, v)
             if w.tr.dontunmap_accounts and f.k:
                 w.mms[t.mm].locked_vm += new
-            if <uint32_t>f.i != vma and v.start == f.b and v.end == f.b + old:
+            if w.tr.dontunmap_unlinks and <uint32_t>f.i != vma and v.start == f.b and v.end == f.b + old:
                 unlink_anon_vmas(w, vma)
             return ret(t, 0)
         f.pc = MO_UNMAPPED

@@ -160,7 +160,7 @@ def move_vma(k: Kernel, mm: Mm, vma: Vma, addr: int, old: int, new: int, new_add
         vma.flags &= ~VM_LOCKED_MASK
         if k.traits.dontunmap_accounts and flags & VM_LOCKED:
             mm.locked_vm += new
-        if copy is not vma and vma.start == addr and vma.end == addr + old:
+        if k.traits.dontunmap_unlinks and copy is not vma and vma.start == addr and vma.end == addr + old:
             rmap.unlink_anon_vmas(vma)
         return new_addr, 0
     if old and (err := mmap.do_munmap(k, mm, addr, addr + old)):

@@ -65,6 +65,7 @@ class Traits:
     madv_collapse: bool = False             # 6.1
     dontunmap_any: bool = True              # 5.13: MREMAP_DONTUNMAP of other than private anonymous memory
     dontunmap_accounts: bool = False        # 6.15: MREMAP_DONTUNMAP adds to locked_vm (and never takes it away)
+    dontunmap_unlinks: bool = True          # 5.12: MREMAP_DONTUNMAP of a whole vma leaves it without an anon_vma
     dontunmap_splits: bool = False          # stable 6.1 and 6.12: MREMAP_DONTUNMAP unlocks only what it moves
     mprotect_uncharges: bool = False        # 6.6: read-only anonymous memory without an anon_vma loses VM_ACCOUNT
     write_prefaults: bool = True            # to 6.15: write() faults its buffer in before it looks the page up
@@ -141,7 +142,7 @@ def _table() -> dict[str, Traits]:
                    mremap_looks_first=False, pread_marks_next=True, cow_frees_swap_cache=False,
                    zap_keeps_swap=False, lru_cache_disable=False, madvise_eagain=False, hugetlb_mremap=False,
                    secretmem=False, walk_marks_thp=False, partial_dirties=False,
-                   read_past_end=True, readahead_from_last=True)
+                   read_past_end=True, readahead_from_last=True, dontunmap_unlinks=False)
     v518 = replace(points[-1], name="5.18", release=518, populate_drains=True, mlock_refuses_special=True,
                    cow_reuse=CowReuse.DRAIN, madv_dontneed_locked=True, zap_keeps_swap=False,
                    hugetlb_dontneed=True, readahead_huge=True)

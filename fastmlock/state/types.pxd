@@ -472,6 +472,7 @@ cdef struct Traits:
     int32_t drop_caches_drains  # drop_caches drains every CPU first (6.0)
     int32_t remove_maywrite     # MADV_REMOVE asks whether a shared mapping may be written, not whether it is (6.7)
     int32_t dontunmap_accounts  # MREMAP_DONTUNMAP of a locked mapping adds to locked_vm (6.15)
+    int32_t dontunmap_unlinks   # MREMAP_DONTUNMAP of a whole mapping leaves it without anon_vma (5.12)
     int32_t dontunmap_splits    # MREMAP_DONTUNMAP of a part of a locked mapping unlocks that part alone (stable 6.1, 6.12)
     int32_t mprotect_uncharges  # read-only anonymous memory without anon_vma loses VM_ACCOUNT (6.6)
     int32_t mremap_checks_first # mremap looks at the old VMA before it unmaps anything (6.17)
